@@ -1,0 +1,2 @@
+//! The kmerge command line.
+fn main() {}

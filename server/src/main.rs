@@ -1,0 +1,2 @@
+//! The kmerge daemon.
+fn main() {}
