@@ -1,1 +1,55 @@
-//! Placeholder.
+//! What kmerge keeps on disk.
+//!
+//! One process per state directory, held by a lock. [`open`] recovers whatever the last run left
+//! and gives three capabilities:
+//!
+//! | capability | may | held by |
+//! |---|---|---|
+//! | [`Ingest`] (clone) | stage an upload | whoever receives uploads |
+//! | [`Committer`] (one) | change the catalog: jobs, slots, base models, removal | one owner |
+//! | [`Reader`] (clone) | read tensors and exports, write new tensor files and exports | the rest |
+//!
+//! What is committed is read from an [`Arc<Catalog>`](Catalog), in memory and never changed in
+//! place; readers never touch the database below.
+//!
+//! Everything is synchronous. The meaning of a tensor is not known here, nothing is logged (what
+//! happened is returned), and no wire format is spoken. `DESIGN.md` beside this crate says what
+//! lies where, in which order it is written, and how it is recovered.
+
+mod catalog;
+mod commit;
+mod digest;
+mod error;
+mod exports;
+pub mod failpoint;
+mod ids;
+mod ingest;
+mod open;
+mod read;
+mod records;
+mod tensors;
+mod usage;
+
+pub use catalog::{BaseModelState, Catalog, SlotState};
+pub use commit::{
+    Collected, Commit, Committer, Enqueued, NewMember, Registered, SlotChange,
+};
+pub use digest::{Digest, DigestError};
+pub use error::{
+    CatalogError, CommitDefect, CommitError, Existing, ExportError, FileError, IngestError,
+    OpenError, ReadError, RecordTooLarge,
+};
+pub use exports::ExportedFile;
+pub use ids::{
+    BaseModelName, Generation, JobId, NAME_LIMIT, NameError, Revision, SlotIndex, TaskName,
+    UnixMillis,
+};
+pub use ingest::{Ingest, StageRequest, Staged, StagingWriter};
+pub use open::{Opened, Options, RecoveryReport, open};
+pub use read::{Reader, StagedFiles};
+pub use records::{
+    BaseModelRecord, Event, EventRecord, GenerationRecord, JobFailure, JobRecord, JobState,
+    MemberRecord, TaskRecord, UploadFacts,
+};
+pub use tensors::{StoredTensor, TensorFile, TensorWriter};
+pub use usage::DiskUsage;
