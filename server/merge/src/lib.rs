@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The mathematics of kmerge: adapters, similarity, assignment, operators.
+//!
+//! Pure: bytes and tensors in, values out. No async, no files, no clock, no logging, no threads of
+//! its own: parallel code runs on rayon's *current* pool, so callers choose the threads with
+//! [`rayon::ThreadPool::install`]. Deterministic: the same input gives the same bytes, whatever the
+//! number of threads. Working memory is a few modules, never a whole adapter.
+//!
+//! The way of a newcomer: [`decode`] reads its configuration and header, [`check_values`] its
+//! values, [`plan`] decides its slot, [`execute`] writes the slot's next generation,
+//! [`export_config`] makes that file a PEFT adapter.
+//!
+//! `DESIGN.md` in the crate has notation, formulas with their sources, and invariants.
+
+mod adapter;
+mod base;
+mod dtype;
+mod error;
+mod peft;
+mod plan;
+mod policy;
+mod similarity;
+mod source;
+
+pub use adapter::{AdapterLayout, AdapterView, ModuleLayout, TensorRange, compare_paths};
+pub use base::{BaseModel, ModuleShape};
+pub use dtype::Dtype;
+pub use error::{AdapterError, AdapterErrorKind, BaseModelError, Evidence, MergeError};
+pub use peft::{
+    Decoded, EXPORT_CONFIG, EXPORT_TENSORS, check_values, decode, decode_slot, export_config,
+};
+pub use plan::{Assignment, Outcome, Plan, Progress, SlotView, execute, plan};
+pub use policy::{AssignmentRule, Operator, Policy, PolicyError, SlotDtype};
+pub use similarity::{ModuleNorms, similarity};
+pub use source::{TensorSink, TensorSource};
