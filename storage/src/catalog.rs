@@ -149,7 +149,8 @@ impl Catalog {
         task: &TaskName,
         upload: &UploadFacts,
     ) -> Option<Arc<JobRecord>> {
-        self.job_for_task(base_model, task).filter(|job| job.upload == *upload)
+        self.job_for_task(base_model, task)
+            .filter(|job| job.upload == *upload)
     }
 
     /// The job that brought, or will bring, the task's adapter. There is at most one.

@@ -1,26 +1,52 @@
 //! The only writer of the catalog.
+//!
+//! [`Committer`] is owned by one thread. What holds: a change is on the medium before it is in the
+//! view that [`Committer::catalog`] gives, and before the call that made it returns; the view's
+//! revision only rises; after a failed flush nothing is written any more.
+
+mod collect;
+mod jobs;
+mod slots;
 
 use std::sync::Arc;
-use std::time::Duration;
+
+pub use collect::Collected;
+pub use jobs::Enqueued;
+pub use slots::{Commit, NewMember, SlotChange};
 
 use crate::catalog::Catalog;
-use crate::error::CommitError;
-use crate::ids::{BaseModelName, Generation, JobId, SlotIndex, TaskName, UnixMillis};
-use crate::ingest::Staged;
-use crate::records::{BaseModelRecord, JobFailure, JobRecord};
-use crate::tensors::StoredTensor;
+use crate::catalog_store::CatalogStore;
+use crate::counter::Counter;
+use crate::error::{CatalogError, CommitError, Existing};
+use crate::failpoint;
+use crate::ids::{BaseModelName, JobId, UnixMillis};
+use crate::records::{BaseModelRecord, Event, JobRecord, JobState};
+use crate::sealed::{self, Document};
+use crate::shared::Shared;
+use crate::transaction::{Retention, Transaction};
+
+/// The largest configuration of a base model, in bytes.
+const CONFIG_LIMIT: usize = 1024 * 1024;
 
 /// The only writer of the catalog.
 #[derive(Debug)]
-pub struct Committer;
+pub struct Committer {
+    shared: Arc<Shared>,
+    store: Box<dyn CatalogStore>,
+    catalog: Arc<Catalog>,
+    retention: Retention,
+    job_ids: Counter,
+    revisions: Counter,
+}
 
-/// What became of an upload.
-#[derive(Debug, Clone)]
-pub struct Enqueued {
-    /// Its job.
-    pub job: Arc<JobRecord>,
-    /// Whether the job was there before.
-    pub existing: bool,
+/// What a committer starts with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) store: Box<dyn CatalogStore>,
+    pub(crate) catalog: Catalog,
+    pub(crate) retention: Retention,
+    pub(crate) job_ids: Counter,
+    pub(crate) revisions: Counter,
 }
 
 /// What became of a registration.
@@ -28,155 +54,185 @@ pub struct Enqueued {
 pub enum Registered {
     /// It is new.
     Created(Arc<BaseModelRecord>),
-    /// The same content was registered before.
+    /// The same content was registered before; this is that registration.
     Identical(Arc<BaseModelRecord>),
 }
 
-/// The outcome of a job.
-#[derive(Debug)]
-pub struct Commit {
-    /// The job.
-    pub job: JobId,
-    /// The slots that change.
-    pub changes: Vec<SlotChange>,
-    /// Opaque JSON: the decision.
-    pub result: String,
-}
-
-/// A slot's next generation.
-#[derive(Debug)]
-pub struct SlotChange {
-    /// The slot.
-    pub slot: SlotIndex,
-    /// The generation that the decision was made for; none if the slot must be empty.
-    pub expected: Option<Generation>,
-    /// The new tensor file.
-    pub tensor: StoredTensor,
-    /// The task that joins.
-    pub newcomer: Option<NewMember>,
-    /// Opaque JSON: what the tensors are.
-    pub facts: String,
-}
-
-/// A task that joins a slot.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewMember {
-    /// The task.
-    pub task: TaskName,
-    /// Its weight; those before it are scaled by the rest.
-    pub weight: f64,
-}
-
-/// What a collection did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Collected {
-    /// The generations that are gone.
-    pub removed: Vec<(BaseModelName, SlotIndex, Generation)>,
-    /// When the next grace ends.
-    pub next_due: Option<UnixMillis>,
+impl Document for BaseModelRecord {
+    const KIND: &'static str = "base-model";
 }
 
 impl Committer {
+    /// The writer of a recovered directory.
+    pub(crate) fn new(shared: Arc<Shared>, start: Start) -> Self {
+        let Start {
+            store,
+            catalog,
+            retention,
+            job_ids,
+            revisions,
+        } = start;
+        Self {
+            shared,
+            store,
+            catalog: Arc::new(catalog),
+            retention,
+            job_ids,
+            revisions,
+        }
+    }
+
     /// The catalog as it is now.
     pub fn catalog(&self) -> Arc<Catalog> {
-        unimplemented!()
+        Arc::clone(&self.catalog)
     }
 
-    /// Makes a staged upload a job.
+    /// Registers a base model. Durable on return.
+    ///
+    /// 1. The file with the whole record is written and made durable.
+    /// 2. The catalog learns of it.
     ///
     /// # Errors
-    /// See [`CommitError`].
-    pub fn enqueue(&mut self, _staged: Staged, _now: UnixMillis) -> Result<Enqueued, CommitError> {
-        unimplemented!()
-    }
-
-    /// Marks a queued job as running.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub fn start_job(
-        &mut self,
-        _job: JobId,
-        _now: UnixMillis,
-    ) -> Result<Arc<JobRecord>, CommitError> {
-        unimplemented!()
-    }
-
-    /// Ends a job as failed.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub fn fail_job(
-        &mut self,
-        _job: JobId,
-        _failure: JobFailure,
-        _now: UnixMillis,
-    ) -> Result<Arc<JobRecord>, CommitError> {
-        unimplemented!()
-    }
-
-    /// Takes a queued job back.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub fn cancel_job(
-        &mut self,
-        _job: JobId,
-        _now: UnixMillis,
-    ) -> Result<Arc<JobRecord>, CommitError> {
-        unimplemented!()
-    }
-
-    /// Commits the outcome of a running job.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub fn commit(
-        &mut self,
-        _commit: Commit,
-        _now: UnixMillis,
-    ) -> Result<Arc<Catalog>, CommitError> {
-        unimplemented!()
-    }
-
-    /// Registers a base model.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
+    /// [`CommitError::AlreadyExists`] if the name stands for other content,
+    /// [`CommitError::ConfigTooLarge`] and [`CommitError::Record`] if the record is too large, and
+    /// what any write may meet.
     pub fn register_base_model(
         &mut self,
-        _record: BaseModelRecord,
+        record: BaseModelRecord,
     ) -> Result<Registered, CommitError> {
-        unimplemented!()
+        self.check_writable()?;
+        if let Some(known) = self.catalog.base_model(&record.name) {
+            if known.record.same_content(&record) {
+                return Ok(Registered::Identical(Arc::clone(&known.record)));
+            }
+            let existing = Existing::BaseModel {
+                base_model: record.name,
+            };
+            return Err(CommitError::AlreadyExists { existing });
+        }
+        if record.config.len() > CONFIG_LIMIT {
+            let (bytes, limit) = (record.config.len(), CONFIG_LIMIT);
+            return Err(CommitError::ConfigTooLarge {
+                base_model: record.name,
+                bytes,
+                limit,
+            });
+        }
+        let record = Arc::new(record);
+        let mut transaction = self.begin(record.created);
+        transaction.put_base_model(&record)?;
+        // 1.
+        let layout = &self.shared.layout;
+        let path = layout.base_model(&record.name);
+        self.shared.disk.put_durably(
+            &layout.temporary("base-model"),
+            &path,
+            &sealed::seal(&*record),
+        )?;
+        failpoint::hit("base_model.file_durable");
+        // 2.
+        let event = Event::BaseModelRegistered {
+            base_model: record.name.clone(),
+        };
+        self.persist(transaction, event, None)?;
+        Ok(Registered::Created(record))
     }
 
-    /// Removes superseded generations whose grace is over.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub fn collect(
-        &mut self,
-        _grace: Duration,
-        _now: UnixMillis,
-    ) -> Result<Collected, CommitError> {
-        unimplemented!()
-    }
-
-    /// Whether a write has failed, so that the state can only be read.
+    /// Whether a write has failed, so that the state can only be read until the next start.
     pub fn is_read_only(&self) -> bool {
-        unimplemented!()
+        self.read_only_reason().is_some()
     }
 
     /// The failure since which the state can only be read.
     pub fn read_only_reason(&self) -> Option<&str> {
-        unimplemented!()
+        self.shared.failure()
     }
 
-    /// Closes the catalog.
+    /// Closes the catalog, so that the next start has nothing to recover. Dropping the committer
+    /// instead loses nothing.
     ///
     /// # Errors
-    /// See [`CommitError`].
+    /// If the database does not close cleanly; the next start recovers it.
     pub fn close(self) -> Result<(), CommitError> {
-        unimplemented!()
+        Ok(self.store.close()?)
+    }
+
+    fn check_writable(&self) -> Result<(), CommitError> {
+        match self.read_only_reason() {
+            Some(why) => Err(CommitError::ReadOnly {
+                why: why.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn job(&self, job: JobId) -> Result<&Arc<JobRecord>, CommitError> {
+        self.catalog
+            .jobs
+            .get(&job)
+            .ok_or(CommitError::UnknownJob { job })
+    }
+
+    fn job_in_state(&self, job: JobId, needed: JobState) -> Result<&Arc<JobRecord>, CommitError> {
+        let record = self.job(job)?;
+        if record.state == needed {
+            Ok(record)
+        } else {
+            Err(CommitError::JobState {
+                job,
+                state: record.state,
+                needed,
+            })
+        }
+    }
+
+    fn known_base_model(&self, name: &BaseModelName) -> Result<(), CommitError> {
+        match self.catalog.base_model(name) {
+            Some(_) => Ok(()),
+            None => Err(CommitError::UnknownBaseModel {
+                base_model: name.clone(),
+            }),
+        }
+    }
+
+    /// Begins a change of the catalog.
+    fn begin(&self, now: UnixMillis) -> Transaction {
+        Transaction::new(&self.catalog, self.catalog.revision.next(), now)
+    }
+
+    /// Writes a change and shows it.
+    ///
+    /// 1. The batch is applied, all or nothing.
+    /// 2. The database hands it to the system.
+    /// 3. The medium has it.
+    /// 4. The view is swapped.
+    fn persist(
+        &mut self,
+        transaction: Transaction,
+        event: Event,
+        just_finished: Option<JobId>,
+    ) -> Result<(), CommitError> {
+        let (next, batch) = transaction.finish(event, just_finished, self.retention)?;
+        let temporary = self.shared.layout.temporary("revisions");
+        self.revisions
+            .reserve(&self.shared.disk, temporary, next.revision.0)?;
+        let store = &mut self.store;
+        let mut write = || -> Result<(), CatalogError> {
+            // 1.
+            store.apply(&batch)?;
+            failpoint::hit("catalog.applied");
+            // 2.
+            store.flush()?;
+            failpoint::hit("catalog.flushed");
+            // 3.
+            store.sync()?;
+            failpoint::hit("catalog.synced");
+            Ok(())
+        };
+        // What the database holds after a failure is not known, so nothing may be built on it.
+        write().inspect_err(|error| self.shared.disk.health().fail(error))?;
+        // 4.
+        self.catalog = Arc::new(next);
+        Ok(())
     }
 }

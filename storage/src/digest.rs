@@ -133,7 +133,10 @@ mod tests {
         // The first example of FIPS 180-2.
         assert_eq!(Digest::of(b"abc").to_string(), ABC);
         assert_eq!(ABC.parse::<Digest>().unwrap(), Digest::of(b"abc"));
-        assert_eq!(serde_json::to_string(&Digest::of(b"abc")).unwrap(), format!("\"{ABC}\""));
+        assert_eq!(
+            serde_json::to_string(&Digest::of(b"abc")).unwrap(),
+            format!("\"{ABC}\"")
+        );
         let mut hasher = Hasher::default();
         hasher.update(b"a");
         hasher.update(b"bc");
@@ -142,8 +145,14 @@ mod tests {
 
     #[test]
     fn other_spellings_are_refused() {
-        assert_eq!("ab".parse::<Digest>(), Err(DigestError::Length { length: 2 }));
-        assert_eq!(ABC.to_uppercase().parse::<Digest>(), Err(DigestError::Digit { at: 0 }));
+        assert_eq!(
+            "ab".parse::<Digest>(),
+            Err(DigestError::Length { length: 2 })
+        );
+        assert_eq!(
+            ABC.to_uppercase().parse::<Digest>(),
+            Err(DigestError::Digit { at: 0 })
+        );
         let spoilt = ABC.replacen('7', "g", 1);
         assert_eq!(spoilt.parse::<Digest>(), Err(DigestError::Digit { at: 2 }));
     }

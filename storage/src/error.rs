@@ -46,7 +46,11 @@ impl FileError {
     }
 
     fn reason(&self) -> &'static str {
-        if self.is_disk_full() { "DISK_FULL" } else { "FILE_ERROR" }
+        if self.is_disk_full() {
+            "DISK_FULL"
+        } else {
+            "FILE_ERROR"
+        }
     }
 }
 
@@ -102,8 +106,21 @@ pub enum OpenError {
         /// The latest schema that this version reads.
         supported: u16,
     },
+    /// The catalog is lost, and so is the file of a base model that has slots. Nothing of it was
+    /// touched.
+    #[error(
+        "the catalog must be made again, but {} is missing or damaged; restore that file from a \
+         backup, or move the base model's manifests away to give up its slots",
+        path.display()
+    )]
+    BaseModelLost {
+        /// The file.
+        path: PathBuf,
+    },
     /// Neither the catalog that was there nor a new one could be opened.
-    #[error("the catalog cannot be opened; start again, and if that does not help, look at the disk")]
+    #[error(
+        "the catalog cannot be opened; start again, and if that does not help, look at the disk"
+    )]
     Catalog(#[from] CatalogError),
     /// A record that recovery wanted to write does not fit the catalog.
     #[error("recovery could not write the catalog")]
@@ -119,6 +136,7 @@ impl OpenError {
         match self {
             Self::Locked { .. } => "STATE_LOCKED",
             Self::NewerSchema { .. } => "STATE_NEWER",
+            Self::BaseModelLost { .. } => "BASE_MODEL_LOST",
             Self::Catalog(_) | Self::Record(_) => "CATALOG_ERROR",
             Self::File(error) => error.reason(),
         }
@@ -155,7 +173,9 @@ pub enum IngestError {
         received: u64,
     },
     /// The bytes are not those that the header promises.
-    #[error("the upload's SHA-256 is {computed}, but its header declares {declared}; send it again")]
+    #[error(
+        "the upload's SHA-256 is {computed}, but its header declares {declared}; send it again"
+    )]
     DigestMismatch {
         /// The declared digest.
         declared: Digest,
@@ -342,7 +362,9 @@ pub enum CommitError {
         defect: CommitDefect,
     },
     /// The tensor file of a change is not there, or not as long as it should be.
-    #[error("the tensor file {digest} of slot {slot} is missing or has another length than {bytes}")]
+    #[error(
+        "the tensor file {digest} of slot {slot} is missing or has another length than {bytes}"
+    )]
     TensorMissing {
         /// The slot.
         slot: SlotIndex,
@@ -352,7 +374,9 @@ pub enum CommitError {
         bytes: u64,
     },
     /// The text of a base model is too large.
-    #[error("the configuration of base model {base_model} has {bytes} bytes; at most {limit} are taken")]
+    #[error(
+        "the configuration of base model {base_model} has {bytes} bytes; at most {limit} are taken"
+    )]
     ConfigTooLarge {
         /// The base model.
         base_model: BaseModelName,

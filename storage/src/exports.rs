@@ -1,11 +1,24 @@
-//! Exports.
+//! Exports: a generation written in a runtime's own format, in a directory named by it.
+//!
+//! Written through [`Reader`], removed by the committer. What holds: a directory that is named by
+//! a generation is whole; its tensor file is the slot's own, under a second name; `current` names
+//! one whole directory and never goes back to an older generation.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 
 use crate::digest::Digest;
-use crate::error::{ExportError, ReadError};
+use crate::durable;
+use crate::error::{ExportError, FileError, ReadError};
+use crate::failpoint;
+use crate::ids::{Generation, check_name};
+use crate::layout::CURRENT;
 use crate::read::Reader;
 use crate::records::GenerationRecord;
+use crate::shared::Shared;
+use crate::staging::Unfinished;
 use crate::tensors::TensorFile;
 
 /// A file of an export.
@@ -13,7 +26,7 @@ use crate::tensors::TensorFile;
 pub struct ExportedFile {
     /// Its name in the export's directory.
     pub name: String,
-    /// Its length.
+    /// Its length in bytes.
     pub size_bytes: u64,
     /// The SHA-256 of its bytes.
     pub digest: Digest,
@@ -21,40 +34,213 @@ pub struct ExportedFile {
     pub file: TensorFile,
 }
 
+/// While this is held, no export comes or goes.
+pub(crate) fn hold(shared: &Shared) -> MutexGuard<'_, ()> {
+    // It guards directories, which are whole at every moment, so a panic elsewhere does not matter.
+    shared
+        .exports
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Reader {
-    /// Writes an export.
+    /// Writes the export of a generation, or finds it there, and lets `current` point to it unless
+    /// that points to a later one. `files` are written as they are; the tensor file becomes
+    /// `tensor_name` without a copy. Gives the directory.
+    ///
+    /// 1. The files are written into a temporary directory, and all of it is made durable.
+    /// 2. The directory gets its name.
+    /// 3. `current` is moved.
     ///
     /// # Errors
-    /// If a name is not one, the generation has gone, or the disk refuses.
+    /// If a name is not a plain one, the generation has been removed, or the disk refuses.
     pub fn publish_export(
         &self,
-        _generation: &GenerationRecord,
-        _format: &str,
-        _tensor_name: &str,
-        _files: &[(&str, &[u8])],
+        generation: &GenerationRecord,
+        format: &str,
+        tensor_name: &str,
+        files: &[(&str, &[u8])],
     ) -> Result<PathBuf, ExportError> {
-        unimplemented!()
+        check_name(format).map_err(|source| ExportError::Format {
+            format: format.to_owned(),
+            source,
+        })?;
+        check_file_names(tensor_name, files)?;
+        if let Some(why) = self.shared.failure() {
+            return Err(ExportError::ReadOnly {
+                why: why.to_owned(),
+            });
+        }
+        let path = self.export_path(generation, format);
+        let slot = path.parent().unwrap_or(&path);
+        // 1.
+        let whole = if path.is_dir() {
+            None
+        } else {
+            Some(self.write_export(generation, tensor_name, files)?)
+        };
+        let layout = &self.shared.layout;
+        let disk = &self.shared.disk;
+        let _exports = hold(&self.shared);
+        // 2.
+        if let Some(directory) = whole
+            && !path.is_dir()
+        {
+            // The manifest goes before the exports do: without it, this one would stay for ever.
+            if !durable::exists(&layout.manifest(
+                &generation.base_model,
+                generation.slot,
+                generation.generation,
+            )) {
+                return Err(removed(generation));
+            }
+            disk.ensure_directory(layout.root(), slot)?;
+            directory.rename(&path)?;
+            disk.sync_directory(slot)?;
+            failpoint::hit("export.renamed");
+        }
+        // 3.
+        if current_export(slot)?.is_none_or(|current| current < generation.generation) {
+            let temporary = layout.temporary("current");
+            durable::symlink(&generation.generation.to_string(), &temporary)?;
+            durable::rename(&temporary, &slot.join(CURRENT))?;
+            disk.sync_directory(slot)?;
+            failpoint::hit("export.current_moved");
+        }
+        Ok(path)
     }
 
-    /// Where the export is, or would be.
-    pub fn export_path(&self, _generation: &GenerationRecord, _format: &str) -> PathBuf {
-        unimplemented!()
+    fn write_export(
+        &self,
+        generation: &GenerationRecord,
+        tensor_name: &str,
+        files: &[(&str, &[u8])],
+    ) -> Result<Unfinished, ExportError> {
+        let disk = &self.shared.disk;
+        let directory = Unfinished::create(&self.shared, "export")?;
+        for (name, bytes) in files {
+            disk.write_new(&directory.path().join(name), bytes)?;
+        }
+        let tensor = self.shared.layout.tensor(&generation.digest);
+        durable::link(&tensor, &directory.path().join(tensor_name)).map_err(|error| {
+            if error.is_missing() {
+                removed(generation)
+            } else {
+                error.into()
+            }
+        })?;
+        disk.sync_directory(directory.path())?;
+        failpoint::hit("export.files_durable");
+        Ok(directory)
     }
 
-    /// Whether the export is there.
-    pub fn has_export(&self, _generation: &GenerationRecord, _format: &str) -> bool {
-        unimplemented!()
+    /// Where the export of a generation is, or would be.
+    pub fn export_path(&self, generation: &GenerationRecord, format: &str) -> PathBuf {
+        self.shared
+            .layout
+            .slot_exports(format, &generation.base_model, generation.slot)
+            .join(generation.generation.to_string())
     }
 
-    /// Opens all files of an export.
+    /// Whether the export of a generation is there.
+    pub fn has_export(&self, generation: &GenerationRecord, format: &str) -> bool {
+        check_name(format).is_ok() && self.export_path(generation, format).is_dir()
+    }
+
+    /// Opens all files of an export, in the order of their names. Once open they stay readable.
     ///
     /// # Errors
-    /// If it is not there or the disk refuses.
+    /// If the export is not there, or the disk refuses.
     pub fn open_export(
         &self,
-        _generation: &GenerationRecord,
-        _format: &str,
+        generation: &GenerationRecord,
+        format: &str,
     ) -> Result<Vec<ExportedFile>, ReadError> {
-        unimplemented!()
+        let missing = || ReadError::ExportMissing {
+            slot: generation.slot,
+            generation: generation.generation,
+            format: format.to_owned(),
+        };
+        if !self.has_export(generation, format) {
+            return Err(missing());
+        }
+        let tensor = self.tensor(generation)?;
+        let path = self.export_path(generation, format);
+        let mut files = Vec::new();
+        for entry in durable::list(&path)? {
+            let file = TensorFile::open(&entry.path).map_err(|error| match error {
+                error if error.is_missing() => missing(),
+                error => ReadError::File(error),
+            })?;
+            let digest = digest_of(&file, &entry.path, generation, &tensor)?;
+            files.push(ExportedFile {
+                name: entry.name,
+                size_bytes: file.len(),
+                digest,
+                file,
+            });
+        }
+        // An empty list means that the directory went away meanwhile.
+        if files.is_empty() {
+            Err(missing())
+        } else {
+            Ok(files)
+        }
     }
+}
+
+/// The digest of an exported file; the tensor file's is known and not computed again.
+fn digest_of(
+    file: &TensorFile,
+    path: &Path,
+    generation: &GenerationRecord,
+    tensor: &TensorFile,
+) -> Result<Digest, FileError> {
+    let identity = |file: &TensorFile| file.metadata().map(|found| (found.dev(), found.ino()));
+    let failed = |verb| {
+        move |source| FileError {
+            verb,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    if identity(file).map_err(failed("look at"))? == identity(tensor).map_err(failed("look at"))? {
+        return Ok(generation.digest);
+    }
+    file.digest().map_err(failed("read"))
+}
+
+fn removed(generation: &GenerationRecord) -> ExportError {
+    ExportError::GenerationRemoved {
+        slot: generation.slot,
+        generation: generation.generation,
+    }
+}
+
+fn check_file_names(tensor_name: &str, files: &[(&str, &[u8])]) -> Result<(), ExportError> {
+    let mut seen = BTreeSet::new();
+    for name in files.iter().map(|(name, _)| *name).chain([tensor_name]) {
+        let is_plain = !name.is_empty()
+            && !name.starts_with('.')
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !is_plain || name.len() > crate::NAME_LIMIT || !seen.insert(name) {
+            return Err(ExportError::FileName {
+                name: name.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The generation that `current` names, if that export is there.
+pub(crate) fn current_export(slot: &Path) -> Result<Option<Generation>, FileError> {
+    let Some(target) = durable::read_link(&slot.join(CURRENT))? else {
+        return Ok(None);
+    };
+    let generation = target
+        .to_str()
+        .and_then(|name| name.parse::<Generation>().ok());
+    Ok(generation.filter(|generation| slot.join(generation.to_string()).is_dir()))
 }

@@ -18,29 +18,24 @@ pub const NAMES: &[&str] = &[
     "durable.unlink",
     "durable.write",
     "base_model.file_durable",
-    "base_model.recorded",
+    "catalog.applied",
+    "catalog.flushed",
+    "catalog.synced",
     "collect.exports_removed",
     "collect.manifests_removed",
-    "collect.recorded",
     "collect.tensors_removed",
     "commit.checked",
     "commit.manifest_written",
     "commit.manifests_durable",
-    "commit.applied",
-    "commit.flushed",
-    "commit.synced",
     "commit.staging_removed",
     "counter.reserved",
     "enqueue.directory_durable",
     "enqueue.header_durable",
-    "enqueue.recorded",
     "enqueue.renamed",
     "export.current_moved",
     "export.files_durable",
     "export.renamed",
-    "job_end.recorded",
     "job_end.staging_removed",
-    "job_start.recorded",
     "staging.created",
     "staging.data_durable",
     "tensor.data_durable",
@@ -111,7 +106,11 @@ mod active {
             ("sleep", Some(millis)) => Action::Sleep(Duration::from_millis(millis.parse().ok()?)),
             _ => return None,
         };
-        Some(Plan { name: name.to_owned(), action, at: at.parse().ok()? })
+        Some(Plan {
+            name: name.to_owned(),
+            action,
+            at: at.parse().ok()?,
+        })
     }
 
     pub(super) fn hit(name: &'static str) {
@@ -121,7 +120,9 @@ mod active {
 
     pub(super) fn operation(name: &'static str) -> io::Result<()> {
         debug_assert!(super::NAMES.contains(&name), "{name} is missing in NAMES");
-        let Some(plan) = PLAN.as_ref().filter(|plan| plan.name == name) else { return Ok(()) };
+        let Some(plan) = PLAN.as_ref().filter(|plan| plan.name == name) else {
+            return Ok(());
+        };
         let count = HITS.fetch_add(1, Ordering::SeqCst) + 1;
         match plan.action {
             Action::Kill if count == plan.at => {

@@ -45,15 +45,18 @@ pub enum NameError {
 
 /// Checks that `text` matches `[a-z0-9][a-z0-9._-]{0,127}`.
 pub(crate) fn check_name(text: &str) -> Result<(), NameError> {
-    let Some(first) = text.chars().next() else { return Err(NameError::Empty) };
+    let Some(first) = text.chars().next() else {
+        return Err(NameError::Empty);
+    };
     if text.len() > NAME_LIMIT {
         return Err(NameError::TooLong { length: text.len() });
     }
     if !matches!(first, 'a'..='z' | '0'..='9') {
         return Err(NameError::Start { found: first });
     }
-    let stranger =
-        text.char_indices().find(|(_, c)| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-'));
+    let stranger = text
+        .char_indices()
+        .find(|(_, c)| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-'));
     match stranger {
         Some((at, found)) => Err(NameError::Character { found, at }),
         None => Ok(()),
@@ -237,7 +240,11 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     // Months from March on follow a straight line of 153 days in five months.
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = cycle * 400 + year_of_cycle + u64::from(month <= 2);
     (year, month, day)
 }
@@ -255,7 +262,12 @@ mod tests {
         let long = "x".repeat(NAME_LIMIT + 1);
         let bad = [
             ("", NameError::Empty),
-            (long.as_str(), NameError::TooLong { length: NAME_LIMIT + 1 }),
+            (
+                long.as_str(),
+                NameError::TooLong {
+                    length: NAME_LIMIT + 1,
+                },
+            ),
             (".hidden", NameError::Start { found: '.' }),
             ("-x", NameError::Start { found: '-' }),
             ("Xy", NameError::Start { found: 'X' }),
@@ -291,7 +303,13 @@ mod tests {
         for (millis, text) in cases {
             assert_eq!(UnixMillis(millis).to_rfc3339(), text);
         }
-        assert_eq!(UnixMillis(5).saturating_add(Duration::from_secs(1)), UnixMillis(1005));
-        assert_eq!(UnixMillis(5).saturating_add(Duration::MAX), UnixMillis(u64::MAX));
+        assert_eq!(
+            UnixMillis(5).saturating_add(Duration::from_secs(1)),
+            UnixMillis(1005)
+        );
+        assert_eq!(
+            UnixMillis(5).saturating_add(Duration::MAX),
+            UnixMillis(u64::MAX)
+        );
     }
 }

@@ -17,23 +17,39 @@
 //! lies where, in which order it is written, and how it is recovered.
 
 mod catalog;
+#[cfg(test)]
+mod catalog_memory;
+mod catalog_sled;
+mod catalog_store;
 mod commit;
+mod counter;
 mod digest;
+mod durable;
+mod envelope;
 mod error;
 mod exports;
 pub mod failpoint;
+mod health;
 mod ids;
 mod ingest;
+mod layout;
+mod load;
+mod lock;
+mod manifest;
 mod open;
 mod read;
 mod records;
+mod recovery;
+mod sealed;
+mod shared;
+mod staging;
+mod stored;
 mod tensors;
+mod transaction;
 mod usage;
 
 pub use catalog::{BaseModelState, Catalog, SlotState};
-pub use commit::{
-    Collected, Commit, Committer, Enqueued, NewMember, Registered, SlotChange,
-};
+pub use commit::{Collected, Commit, Committer, Enqueued, NewMember, Registered, SlotChange};
 pub use digest::{Digest, DigestError};
 pub use error::{
     CatalogError, CommitDefect, CommitError, Existing, ExportError, FileError, IngestError,

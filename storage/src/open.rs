@@ -1,12 +1,24 @@
 //! Opening a state directory.
+//!
+//! Takes the lock, makes what is missing, lets recovery do its work, and hands out the three
+//! capabilities. What holds: there is one [`Committer`] in one process per directory.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+use crate::catalog_sled::SledStore;
+use crate::catalog_store::CatalogStore;
 use crate::commit::Committer;
+use crate::durable::{self, Disk};
 use crate::error::OpenError;
 use crate::ids::UnixMillis;
 use crate::ingest::Ingest;
+use crate::layout::Layout;
+use crate::lock::Lock;
 use crate::read::Reader;
+use crate::recovery::{self, OpenStore};
+use crate::shared::Shared;
+use crate::tensors::Leases;
 
 /// How a state directory is opened.
 #[derive(Debug, Clone)]
@@ -64,14 +76,54 @@ pub struct RecoveryReport {
     pub notes: Vec<String>,
 }
 
-/// Opens the state in `directory`, which is made if it is not there.
+/// Opens the state in `directory`, which is made if it is not there. Whatever the last run left
+/// is recovered first; the report says what that was.
 ///
 /// # Errors
-/// If another process has it open, if a later version wrote it, or if the disk refuses.
-pub fn open(
-    _directory: &Path,
-    _options: &Options,
-    _now: UnixMillis,
+/// If another process has it open, if a later version wrote it, if what is lost cannot be made
+/// again from what is there, or if the disk refuses.
+pub fn open(directory: &Path, options: &Options, now: UnixMillis) -> Result<Opened, OpenError> {
+    let disk = Disk::default();
+    let store_disk = disk.clone();
+    open_with(directory, options, now, disk, &|path| {
+        let store = SledStore::open(path, options.cache_bytes, &store_disk)?;
+        Ok(Box::new(store) as Box<dyn CatalogStore>)
+    })
+}
+
+/// As [`open`], on a database of the caller's choice.
+pub(crate) fn open_with(
+    directory: &Path,
+    options: &Options,
+    now: UnixMillis,
+    disk: Disk,
+    open_store: &OpenStore<'_>,
 ) -> Result<Opened, OpenError> {
-    unimplemented!()
+    durable::create_root(directory)?;
+    let layout = Layout::new(directory.to_owned());
+    let lock = Lock::take(&layout, now)?;
+    for path in [
+        layout.base_models(),
+        layout.manifests(),
+        layout.tensors(),
+        layout.staging(),
+        layout.exports(),
+        layout.quarantine(),
+    ] {
+        disk.ensure_directory(layout.root(), &path)?;
+    }
+    let shared = Arc::new(Shared {
+        layout,
+        disk,
+        leases: Leases::default(),
+        exports: Mutex::default(),
+        _lock: lock,
+    });
+    let (committer, report) = recovery::recover(&shared, options, now, open_store)?;
+    Ok(Opened {
+        committer,
+        ingest: Ingest::new(Arc::clone(&shared)),
+        reader: Reader::new(shared),
+        report,
+    })
 }

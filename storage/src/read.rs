@@ -1,15 +1,27 @@
-//! Reading.
+//! Reading, and the writing that needs no record: new tensor files and exports.
+//!
+//! [`Reader`] is held by everyone who is not the committer. What holds: it never touches the
+//! database, and nothing that it writes exists for others before the committer or a rename makes
+//! it so.
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::durable;
 use crate::error::ReadError;
 use crate::ids::JobId;
 use crate::records::GenerationRecord;
+use crate::shared::Shared;
+use crate::staging;
 use crate::tensors::{TensorFile, TensorWriter};
-use crate::usage::DiskUsage;
+use crate::usage::{self, DiskUsage};
 
 /// Reads tensors and exports, and writes new ones.
 #[derive(Debug, Clone)]
-pub struct Reader;
+pub struct Reader {
+    pub(crate) shared: Arc<Shared>,
+}
 
 /// The files of a job.
 #[derive(Debug)]
@@ -21,35 +33,78 @@ pub struct StagedFiles {
 }
 
 impl Reader {
-    /// Opens the tensor file of a generation.
+    /// Reads from that directory.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Opens the tensor file of a generation. Once open it stays readable, even when the
+    /// generation is removed meanwhile.
     ///
     /// # Errors
     /// If it is not there or has another length than the record says.
-    pub fn tensor(&self, _generation: &GenerationRecord) -> Result<TensorFile, ReadError> {
-        unimplemented!()
+    pub fn tensor(&self, generation: &GenerationRecord) -> Result<TensorFile, ReadError> {
+        let digest = generation.digest;
+        let tensor =
+            TensorFile::open(&self.shared.layout.tensor(&digest)).map_err(|error| match error {
+                error if error.is_missing() => ReadError::TensorMissing { digest },
+                error => ReadError::File(error),
+            })?;
+        if tensor.len() != generation.bytes {
+            let (expected, found) = (generation.bytes, tensor.len());
+            return Err(ReadError::TensorLength {
+                digest,
+                expected,
+                found,
+            });
+        }
+        Ok(tensor)
     }
 
     /// Opens the staged files of an unfinished job.
     ///
     /// # Errors
     /// If the job has none, or they are damaged.
-    pub fn staged(&self, _job: JobId) -> Result<StagedFiles, ReadError> {
-        unimplemented!()
+    pub fn staged(&self, job: JobId) -> Result<StagedFiles, ReadError> {
+        let directory = self.shared.layout.staged(job);
+        let header = match staging::read_header(&directory)? {
+            None => return Err(ReadError::StagedMissing { job }),
+            Some(Err(_)) => return Err(ReadError::StagedDamaged { job }),
+            Some(Ok(header)) => header,
+        };
+        let missing = |error: crate::error::FileError| match error {
+            error if error.is_missing() => ReadError::StagedMissing { job },
+            error => ReadError::File(error),
+        };
+        let config = durable::read(&staging::config_path(&directory)).map_err(missing)?;
+        let tensor = TensorFile::open(&staging::tensors_path(&directory)).map_err(missing)?;
+        let is_whole = tensor.len() == header.upload.size_bytes
+            && crate::Digest::of(&config) == header.upload.config_digest;
+        if is_whole {
+            Ok(StagedFiles { config, tensor })
+        } else {
+            Err(ReadError::StagedDamaged { job })
+        }
     }
 
     /// Begins a new tensor file.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If the state can only be read, or the disk refuses.
     pub fn new_tensor(&self) -> Result<TensorWriter, ReadError> {
-        unimplemented!()
+        TensorWriter::new(&self.shared)
     }
 
-    /// What lies on the disk.
+    /// What lies on the disk, by purpose.
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn disk_usage(&self, _catalog: &Catalog) -> Result<DiskUsage, ReadError> {
-        unimplemented!()
+    pub fn disk_usage(&self, catalog: &Catalog) -> Result<DiskUsage, ReadError> {
+        Ok(usage::measure(&self.shared.layout, catalog)?)
+    }
+
+    /// The state directory.
+    pub fn directory(&self) -> PathBuf {
+        self.shared.layout.root().to_owned()
     }
 }

@@ -40,7 +40,13 @@ pub struct BaseModelRecord {
 impl BaseModelRecord {
     /// Whether `other` registers the same thing; when it was registered does not matter.
     pub fn same_content(&self, other: &Self) -> bool {
-        let Self { name, config, settings, served_as, created: _ } = self;
+        let Self {
+            name,
+            config,
+            settings,
+            served_as,
+            created: _,
+        } = self;
         *name == other.name
             && *config == other.config
             && *settings == other.settings
@@ -50,7 +56,13 @@ impl BaseModelRecord {
     /// A digest of all that was registered except the time.
     pub fn fingerprint(&self) -> Digest {
         let mut hasher = crate::digest::Hasher::default();
-        let Self { name, config, settings, served_as, created: _ } = self;
+        let Self {
+            name,
+            config,
+            settings,
+            served_as,
+            created: _,
+        } = self;
         for part in [name.as_str(), config, settings, served_as] {
             // The length in front keeps the parts apart.
             hasher.update(&(part.len() as u64).to_le_bytes());

@@ -1,0 +1,102 @@
+//! Numbers that are never given out twice, even when the catalog is lost.
+//!
+//! Owned by the committer. A small file holds a ceiling: no number above it has been given out. It
+//! is raised a block at a time, so that it costs a flush once in a thousand numbers; after the
+//! catalog was lost, counting goes on above the ceiling.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{self, Disk};
+use crate::error::FileError;
+use crate::failpoint;
+use crate::sealed::{self, Document, SealError};
+
+/// How many numbers one flush reserves.
+const BLOCK: u64 = 1000;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Ceiling {
+    ceiling: u64,
+}
+
+impl Document for Ceiling {
+    const KIND: &'static str = "counter";
+}
+
+/// A ceiling on disk.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    path: PathBuf,
+    ceiling: u64,
+}
+
+/// What the file of a counter says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// There is none.
+    Missing,
+    /// It is damaged.
+    Damaged,
+    /// The ceiling.
+    Ceiling(u64),
+}
+
+/// Reads a counter's file; the error is a later version's schema.
+pub(crate) fn read(path: &std::path::Path) -> Result<Result<Reading, u16>, FileError> {
+    let Some(bytes) = durable::read_if_there(path)? else {
+        return Ok(Ok(Reading::Missing));
+    };
+    Ok(match sealed::unseal::<Ceiling>(&bytes) {
+        Ok(document) => Ok(Reading::Ceiling(document.ceiling)),
+        Err(SealError::Damaged) => Ok(Reading::Damaged),
+        Err(SealError::NewerSchema(schema)) => Err(schema),
+    })
+}
+
+impl Counter {
+    /// A counter that nothing above `ceiling` was given out of.
+    pub(crate) fn new(path: PathBuf, ceiling: u64) -> Self {
+        Self { path, ceiling }
+    }
+
+    /// Makes sure that `number` may be given out.
+    pub(crate) fn reserve(
+        &mut self,
+        disk: &Disk,
+        temporary: PathBuf,
+        number: u64,
+    ) -> Result<(), FileError> {
+        if number <= self.ceiling {
+            return Ok(());
+        }
+        let ceiling = number.div_ceil(BLOCK).saturating_mul(BLOCK);
+        disk.put_durably(&temporary, &self.path, &sealed::seal(&Ceiling { ceiling }))?;
+        failpoint::hit("counter.reserved");
+        self.ceiling = ceiling;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_reserved_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("counter");
+        let temporary = || directory.path().join("tmp-counter");
+        let disk = Disk::default();
+        assert_eq!(read(&path).unwrap(), Ok(Reading::Missing));
+        let mut counter = Counter::new(path.clone(), 0);
+        for (number, ceiling) in [(1, 1000), (1000, 1000), (1001, 2000), (2000, 2000)] {
+            counter.reserve(&disk, temporary(), number).unwrap();
+            assert_eq!(read(&path).unwrap(), Ok(Reading::Ceiling(ceiling)));
+        }
+        let file = durable::open_lock(&path).unwrap();
+        file.set_len(5).unwrap();
+        assert_eq!(read(&path).unwrap(), Ok(Reading::Damaged));
+    }
+}
