@@ -103,6 +103,14 @@ impl Reader {
         Ok(usage::measure(&self.shared.layout, catalog)?)
     }
 
+    /// The bytes that the file system of the state still has for this process.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn free_bytes(&self) -> Result<u64, ReadError> {
+        Ok(durable::free_space(self.shared.layout.root())?)
+    }
+
     /// The state directory.
     pub fn directory(&self) -> PathBuf {
         self.shared.layout.root().to_owned()

@@ -1,0 +1,65 @@
+//! Memory of the daemon: idle, and at most while adapters of 500 MB go all the way through upload,
+//! merge, publication and fetch. Disk in use at the end. Wake-ups while idle.
+
+use std::time::Duration;
+
+use kmerge_client::{Adapter, Fetch, Upload, v1};
+
+use crate::process::{Daemon, disk_usage, register};
+use crate::scratch;
+use crate::synthetic::{LLAMA_8B, Width, write};
+
+const RANK: usize = 96;
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Measures and prints.
+pub async fn run() {
+    let directory = scratch();
+    let (daemon, client) = Daemon::start(directory.path()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let idle = daemon.memory("VmRSS");
+    let before = daemon.wakeups();
+    tokio::time::sleep(IDLE).await;
+    let wakeups = (daemon.wakeups() - before) as f64 / IDLE.as_secs_f64();
+    register(&client, "llama-8b", LLAMA_8B.config(), 1, v1::Operator::Exact).await;
+    println!("\nmemory of the daemon, Llama-3.1-8B, all linear modules, r = {RANK}, F16, exact");
+    println!("  idle                        {idle:7.1} MiB, {wakeups:.2} wake-ups a second");
+    for round in 0..2 {
+        let source = directory.path().join("adapter");
+        let size = write(&source, LLAMA_8B, RANK, Width::F16, round);
+        let adapter = Adapter::open(&source).await.unwrap();
+        let upload = Upload::new(format!("task-{round}"), "llama-8b");
+        daemon.reset_peak();
+        let answer = client.upload_adapter(&adapter, &upload, |_| ()).await.unwrap();
+        let uploaded = daemon.memory("VmHWM") - idle;
+        daemon.reset_peak();
+        let job = client.watch_job(answer.job.unwrap().id).ended().await.unwrap();
+        assert_eq!(job.state(), v1::JobState::Done, "{:?}", job.error);
+        let merged = daemon.memory("VmHWM") - idle;
+        daemon.reset_peak();
+        let fetch = Fetch {
+            base_model: "llama-8b".into(),
+            slot: 0,
+            generation: 0,
+            into: directory.path().join("fetched"),
+            replace: true,
+        };
+        client.fetch_slot(&fetch).await.unwrap();
+        let fetched = daemon.memory("VmHWM") - idle;
+        println!(
+            "  adapter {round} of {:.0} MB: above idle {uploaded:.1} MiB in upload, {merged:.1} in merge, \
+             {fetched:.1} in fetch",
+            size as f64 / 1e6
+        );
+    }
+    let live = client.list_slots(None).await.unwrap().iter().map(|slot| slot.bytes).sum::<u64>();
+    // The first generation is in its grace; after it, only the live one is left.
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    let disk = disk_usage(&daemon.state);
+    println!(
+        "  disk in use {:.1} MB for {:.1} MB of live tensors: {:.3} ×",
+        disk as f64 / 1e6,
+        live as f64 / 1e6,
+        disk as f64 / live as f64
+    );
+}

@@ -1,0 +1,215 @@
+//! The composition root: builds every part once, in order, and stops them in order.
+//!
+//! ```text
+//! start: lock and recover the state → owner (exports) → workers → socket → health SERVING
+//! stop:  health NOT_SERVING → no new calls, streams end → uploads end or are dropped
+//!        → workers end their step or the deadline passes → the catalog closes → the socket goes
+//! ```
+//!
+//! Each step of the stop has its own bounded time; a SIGKILL at any point is safe as well.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use kmerge_storage::{Opened, Options};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::base_models::BaseModels;
+use crate::config::Config;
+use crate::exports::Exports;
+use crate::grpc::listener::{self, Acceptor};
+use crate::grpc::{self, Rooms};
+use crate::owner::{Owner, OwnerParts};
+use crate::progress::ProgressBoard;
+use crate::serving::Serving;
+use crate::shutdown::{self, Stop, StopReason};
+use crate::status_report::About;
+use crate::step::NormCache;
+use crate::uploads::{UploadParts, Uploads};
+use crate::watching::Watching;
+use crate::workers::{self, WorkSignal, WorkerParts, Workers};
+use crate::{clock, service_manager};
+
+/// How long the catalog may take to close.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// Everything that runs.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    stop: Stop,
+    tracker: TaskTracker,
+    rooms: Rooms,
+    workers: Workers,
+    owner_thread: JoinHandle<()>,
+}
+
+impl App {
+    /// Opens the state, recovers it, and starts the threads. Nothing listens yet.
+    ///
+    /// # Errors
+    /// If the state directory is in use or cannot be opened, or the system has no threads to give.
+    pub fn build(config: Config) -> anyhow::Result<Self> {
+        let started = clock::now();
+        let options = Options {
+            cache_bytes: config.state.cache_bytes,
+            finished_jobs_kept: config.state.finished_jobs,
+            ..Options::default()
+        };
+        let Opened {
+            committer,
+            ingest,
+            reader,
+            report,
+        } = kmerge_storage::open(&config.state.directory, &options, started)?;
+        for note in &report.notes {
+            tracing::warn!("recovery: {note}");
+        }
+        let stop = Stop::default();
+        let tracker = TaskTracker::new();
+        let signal = WorkSignal::default();
+        let norms = Arc::new(NormCache::default());
+        let progress = ProgressBoard::default();
+        let (sender, view) = watch::channel(committer.catalog());
+        let parts = OwnerParts {
+            committer,
+            exports: Exports::new(reader.clone()),
+            view: sender,
+            work: Arc::clone(&signal),
+            stop: stop.clone(),
+            grace: config.grace,
+        };
+        let (owner, owner_thread) = Owner::start(parts, Handle::current())?;
+        let workers = Workers::start(
+            config.workers,
+            WorkerParts {
+                owner: owner.clone(),
+                reader: reader.clone(),
+                view: view.clone(),
+                progress: progress.clone(),
+                norms: Arc::clone(&norms),
+                signal,
+            },
+        )?;
+        let uploads = Uploads::new(UploadParts {
+            ingest,
+            reader: reader.clone(),
+            owner: owner.clone(),
+            view: view.clone(),
+            norms,
+            pool: workers::math_pool("check", config.workers.threads)?,
+            limits: config.uploads,
+            min_free_bytes: config.state.min_free_bytes,
+            tracker: tracker.clone(),
+        });
+        let serving = Serving::new(view, reader, progress);
+        let rooms = Rooms {
+            uploads,
+            base_models: BaseModels {
+                owner: owner.clone(),
+                defaults: config.merge.clone(),
+                default_threshold: config.threshold,
+            },
+            watching: Watching {
+                serving: serving.clone(),
+                stop: stop.clone(),
+                tracker: tracker.clone(),
+                idle: config.listen.stream_idle,
+            },
+            serving,
+            owner,
+            about: Arc::new(About::new(&config, started, report)),
+            stop: stop.clone(),
+        };
+        Ok(Self {
+            config,
+            stop,
+            tracker,
+            rooms,
+            workers,
+            owner_thread,
+        })
+    }
+
+    /// Listens, serves until asked to stop, and stops everything in order.
+    ///
+    /// # Errors
+    /// If the socket cannot be had, or the stop was for the safety of the state.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self {
+            config,
+            stop,
+            tracker,
+            rooms,
+            workers,
+            owner_thread,
+        } = self;
+        let listener = listener::listen(&config.listen)?;
+        let acceptor = Acceptor::new(listener, config.listen.allowed_uids.clone());
+        let owner = rooms.owner.clone();
+        let (routes, health) = grpc::routes(rooms, &config.listen).await?;
+        tracker.spawn(shutdown::watch_signals(stop.clone()));
+        tracker.spawn(service_manager::watchdog(owner.clone(), stop.clone()));
+        // The owner has published, so the exports of every generation are on disk.
+        anyhow::ensure!(
+            owner.answers(CLOSE_TIME).await,
+            "the catalog does not answer"
+        );
+        health.set(true).await;
+        tracing::info!(
+            socket = %config.listen.socket.display(),
+            state = %config.state.directory.display(),
+            threads = config.workers.threads,
+            "ready"
+        );
+        service_manager::ready("ready");
+
+        let server = grpc::serve(routes, acceptor, &config.listen, stop.clone());
+        let draining = async {
+            stop.requested().await;
+            service_manager::stopping();
+            health.set(false).await;
+            tokio::time::sleep(config.shutdown.drain).await;
+        };
+        tokio::select! {
+            served = server => served.context("the gRPC server failed")?,
+            () = draining => tracing::warn!("open calls did not end in time and are dropped"),
+        }
+        // The server may also have ended by itself: then the rest stops with it.
+        stop.request(StopReason::Asked);
+        tracker.close();
+        if tokio::time::timeout(config.shutdown.drain, tracker.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("streams did not end in time and are dropped");
+        }
+        let deadline = Instant::now() + config.shutdown.jobs;
+        let ended = tokio::task::spawn_blocking(move || workers.stop(deadline)).await?;
+        if !ended {
+            tracing::warn!("a merge did not end in time; it runs again after the next start");
+        }
+        owner.close().await;
+        let closed = tokio::task::spawn_blocking(move || owner_thread.join());
+        match tokio::time::timeout(CLOSE_TIME, closed).await {
+            Ok(joined) => anyhow::ensure!(joined?.is_ok(), "the catalog's owner had panicked"),
+            Err(_) => tracing::warn!("the catalog did not close in time; the next start recovers"),
+        }
+        if let Err(error) = listener::remove(&config.listen.socket) {
+            tracing::debug!(%error, "the socket was already gone");
+        }
+        match stop.reason() {
+            Some(StopReason::StateUnsafe(why)) => {
+                anyhow::bail!("stopped because the state could not be written: {why}")
+            }
+            Some(StopReason::Asked) | None => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+        }
+    }
+}

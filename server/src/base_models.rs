@@ -1,0 +1,214 @@
+//! Registers base models: reads the config.json, settles the policy, and lets the catalog's owner
+//! record both.
+
+use kmerge_merge::{AssignmentRule, BaseModel, Operator, Policy, SlotDtype};
+use kmerge_storage::{BaseModelName, BaseModelRecord, Registered};
+
+use crate::clock;
+use crate::config::MAX_SLOTS;
+use crate::error::ServerError;
+use crate::facts;
+use crate::owner::Owner;
+
+/// What is asked for; what is absent comes from the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyWish {
+    /// K.
+    pub slots: Option<u32>,
+    /// In bytes; 0 is none.
+    pub max_bytes: Option<u64>,
+    /// Which rule. Its threshold is not read here.
+    pub assignment: Option<AssignmentRule>,
+    /// For kmerge++.
+    pub threshold: Option<f64>,
+    /// Which operator.
+    pub operator: Option<Operator>,
+    /// Which type.
+    pub dtype: Option<SlotDtype>,
+}
+
+/// A base model to be registered.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Its name here.
+    pub name: BaseModelName,
+    /// Its config.json.
+    pub config: Vec<u8>,
+    /// Its name where it is served.
+    pub served_as: Option<String>,
+    /// How its adapters are to be kept.
+    pub wish: PolicyWish,
+}
+
+/// Registers base models.
+#[derive(Debug, Clone)]
+pub struct BaseModels {
+    /// Records them.
+    pub owner: Owner,
+    /// For what a registration leaves open.
+    pub defaults: Policy,
+    /// For kmerge++ where neither the registration nor the defaults' rule has one.
+    pub default_threshold: f64,
+}
+
+impl BaseModels {
+    /// Registers a base model. The same again changes nothing.
+    ///
+    /// # Errors
+    /// If the config.json cannot be used, a policy value is out of range, or the name is taken by
+    /// another base model.
+    pub async fn register(&self, registration: Registration) -> Result<BaseModelName, ServerError> {
+        let shapes = BaseModel::from_config_json(&registration.config)?;
+        let config = String::from_utf8(registration.config).map_err(|_| ServerError::Field {
+            field: "config",
+            problem: "is not UTF-8 text".into(),
+        })?;
+        let policy = settle(&registration.wish, &self.defaults, self.default_threshold)?;
+        let served_as = registration
+            .served_as
+            .or_else(|| {
+                shapes
+                    .name_or_path()
+                    .filter(|name| !name.is_empty())
+                    .map(str::to_owned)
+            })
+            .unwrap_or_else(|| registration.name.to_string());
+        let record = BaseModelRecord {
+            name: registration.name.clone(),
+            config,
+            settings: facts::to_json(&policy),
+            served_as,
+            created: clock::now(),
+        };
+        match self.owner.register(record).await? {
+            Registered::Created(record) => {
+                tracing::info!(name = %record.name, architecture = shapes.architecture(), "registered a base model");
+            }
+            Registered::Identical(_) => {}
+        }
+        Ok(registration.name)
+    }
+}
+
+/// The policy in force: the wish where there is one, the defaults elsewhere.
+fn settle(
+    wish: &PolicyWish,
+    defaults: &Policy,
+    default_threshold: f64,
+) -> Result<Policy, ServerError> {
+    let refuse = |field, problem: String| Err(ServerError::Field { field, problem });
+    let slots = wish.slots.unwrap_or(defaults.slots);
+    if slots == 0 || u64::from(slots) > MAX_SLOTS {
+        return refuse(
+            "policy.slots",
+            format!("is {slots}; it must be from 1 to {MAX_SLOTS}"),
+        );
+    }
+    if let Some(threshold) = wish.threshold
+        && !(threshold > 0.0 && threshold <= 1.0)
+    {
+        return refuse(
+            "policy.threshold",
+            format!("is {threshold}; it must be above 0 and at most 1"),
+        );
+    }
+    let assignment = match wish.assignment.unwrap_or(defaults.assignment) {
+        AssignmentRule::KMerge if wish.threshold.is_some() => {
+            return refuse(
+                "policy.threshold",
+                "is for kmerge++ only: leave it out, or ask for kmerge++".into(),
+            );
+        }
+        AssignmentRule::KMerge => AssignmentRule::KMerge,
+        AssignmentRule::KMergePlusPlus { .. } => AssignmentRule::KMergePlusPlus {
+            threshold: wish.threshold.unwrap_or(default_threshold),
+        },
+    };
+    let max_bytes = wish
+        .max_bytes
+        .map_or(defaults.max_bytes, |bytes| (bytes > 0).then_some(bytes));
+    Ok(Policy {
+        slots,
+        max_bytes,
+        assignment,
+        operator: wish.operator.unwrap_or(defaults.operator),
+        dtype: wish.dtype.unwrap_or(defaults.dtype),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> Policy {
+        Policy {
+            slots: 8,
+            max_bytes: Some(1000),
+            assignment: AssignmentRule::KMerge,
+            operator: Operator::KMergeLinear,
+            dtype: SlotDtype::Widest,
+        }
+    }
+
+    #[test]
+    fn a_wish_wins_and_the_rest_is_default() {
+        let wish = PolicyWish {
+            slots: Some(3),
+            max_bytes: Some(0),
+            assignment: Some(AssignmentRule::KMergePlusPlus {
+                threshold: f64::NAN,
+            }),
+            ..PolicyWish::default()
+        };
+        let policy = settle(&wish, &defaults(), 0.02).unwrap();
+        assert_eq!(policy.slots, 3);
+        assert_eq!(policy.max_bytes, None);
+        assert_eq!(
+            policy.assignment,
+            AssignmentRule::KMergePlusPlus { threshold: 0.02 }
+        );
+        assert_eq!(policy.operator, Operator::KMergeLinear);
+        assert_eq!(
+            settle(&PolicyWish::default(), &defaults(), 0.02).unwrap(),
+            defaults()
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_field() {
+        let refused = |wish: PolicyWish| match settle(&wish, &defaults(), 0.02) {
+            Err(ServerError::Field { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            refused(PolicyWish {
+                slots: Some(0),
+                ..Default::default()
+            }),
+            "policy.slots"
+        );
+        assert_eq!(
+            refused(PolicyWish {
+                slots: Some(129),
+                ..Default::default()
+            }),
+            "policy.slots"
+        );
+        for threshold in [0.0, 1.5, f64::NAN, -1.0] {
+            let wish = PolicyWish {
+                threshold: Some(threshold),
+                ..Default::default()
+            };
+            assert_eq!(refused(wish), "policy.threshold");
+        }
+        let wish = PolicyWish {
+            threshold: Some(0.5),
+            ..Default::default()
+        };
+        assert_eq!(
+            refused(wish),
+            "policy.threshold",
+            "a threshold without kmerge++"
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! The configuration: the shipped file is complete, and every mistake is named.
+
+use super::*;
+
+fn args() -> Args {
+    Args {
+        config: None,
+        state_dir: Some("/state".into()),
+        socket: None,
+        check_config: false,
+        print_default_config: false,
+    }
+}
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        uid: 1000,
+        temporary: "/tmp".into(),
+        macos: false,
+        variable: |_| None,
+    }
+}
+
+fn load(environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let environment = environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Config::from_sources(&args(), environment, &surroundings())
+}
+
+#[test]
+fn the_shipped_file_is_the_default_and_every_key_in_it_is_read() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.uploads.max_bytes, 512 << 20);
+    assert_eq!(config.uploads.queue, 64);
+    assert_eq!(config.merge.slots, 8);
+    assert_eq!(config.merge.max_bytes, None);
+    assert_eq!(
+        config.listen.socket,
+        Path::new("/tmp/kmerge-1000/kmerged.sock")
+    );
+    assert_eq!(config.listen.socket_mode, 0o600);
+    assert!(!config.listen.reflection);
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_the_flag_over_both() {
+    let config = load(&[
+        ("KMERGE_UPLOADS__QUEUE", "7"),
+        ("KMERGE_STATE__DIRECTORY", "/elsewhere"),
+        ("KMERGE_MERGE__ASSIGNMENT", "kmerge++"),
+        ("KMERGE_MERGE__THRESHOLD", "0.35"),
+        ("KMERGE_LISTEN__REFLECTION", "true"),
+        ("KMERGE_LISTEN__ALLOWED_UIDS", "1,2"),
+        ("KMERGE_SOCKET", "not a key"),
+    ])
+    .unwrap();
+    assert_eq!(config.uploads.queue, 7);
+    assert_eq!(config.state.directory, Path::new("/state"));
+    assert_eq!(
+        config.merge.assignment,
+        AssignmentRule::KMergePlusPlus { threshold: 0.35 }
+    );
+    assert!(config.listen.reflection);
+    assert_eq!(config.listen.allowed_uids, [1, 2]);
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let error = load(&[
+        ("KMERGE_UPLOADS__QUEUE", "0"),
+        ("KMERGE_UPLOADS__MAX_BYTES", "much"),
+        ("KMERGE_MERGE__OPERATOR", "magic"),
+        ("KMERGE_MERGE__THRESHOLD", "2"),
+        ("KMERGE_LISTEN__SOCKET", "relative.sock"),
+        ("KMERGE_LISTEN__SOCKET_MODE", "0777"),
+        ("KMERGE_LISTEN__SOKET", "/x"),
+        ("KMERGE_LOG__LEVEL", "info,=="),
+    ])
+    .unwrap_err();
+    let keys = [
+        "uploads.queue",
+        "uploads.max_bytes",
+        "merge.operator",
+        "merge.threshold",
+        "listen.socket is",
+        "listen.socket_mode",
+        "listen.soket",
+        "log.level",
+    ];
+    for key in keys {
+        assert!(
+            error
+                .problems
+                .iter()
+                .any(|problem| problem.starts_with(key)),
+            "{key}: {error}"
+        );
+    }
+    assert_eq!(error.problems.len(), keys.len(), "{error}");
+    assert!(
+        error.to_string().contains("did you mean listen.socket?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_file_is_a_problem_and_not_the_default() {
+    let args = Args {
+        config: Some("/nowhere/kmerged.toml".into()),
+        ..args()
+    };
+    let error = Config::from_sources(&args, BTreeMap::new(), &surroundings()).unwrap_err();
+    assert!(
+        error.to_string().contains("/nowhere/kmerged.toml"),
+        "{error}"
+    );
+}
+
+#[test]
+fn without_a_home_the_state_directory_must_be_given() {
+    let args = Args {
+        state_dir: None,
+        ..args()
+    };
+    let error = Config::from_sources(&args, BTreeMap::new(), &surroundings()).unwrap_err();
+    assert!(error.to_string().contains("--state-dir"), "{error}");
+}
+
+#[test]
+fn sizes_take_units() {
+    assert_eq!(keys::parse_bytes("64MiB"), Some(64 << 20));
+    assert_eq!(keys::parse_bytes("1 GB"), Some(1_000_000_000));
+    assert_eq!(keys::parse_bytes("17"), Some(17));
+    assert_eq!(keys::parse_bytes("1.5GB"), None);
+    assert_eq!(keys::parse_bytes("99999999999TiB"), None);
+    assert_eq!(keys::parse_bytes(""), None);
+}

@@ -1,0 +1,214 @@
+//! Everything that can go wrong in the server, as one enum with a sentence for people: what
+//! happened, to what, and what to do next. `grpc::status` gives each its code, exhaustively.
+
+use kmerge_merge::{AdapterError, BaseModelError, MergeError};
+use kmerge_storage::{
+    BaseModelName, CommitError, ExportError, Generation, IngestError, JobId, ReadError, Revision,
+    SlotIndex, TaskName,
+};
+
+use crate::admission::Refusal;
+
+/// What kind of thing was not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// A registered base model.
+    BaseModel,
+    /// A merged task.
+    Task,
+    /// An occupied slot.
+    Slot,
+}
+
+impl Resource {
+    /// The type's name on the wire.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::BaseModel => "kmerge.v1.BaseModel",
+            Self::Task => "kmerge.v1.Adapter",
+            Self::Slot => "kmerge.v1.Slot",
+        }
+    }
+}
+
+/// An error of the server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A request field that cannot be used.
+    #[error("{field} {problem}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An upload without its header.
+    #[error("an upload must begin with its header: send UploadHeader first")]
+    HeaderMissing,
+    /// A header where bytes were due.
+    #[error("an upload has one header only: send chunks after it")]
+    SecondHeader,
+    /// A message without content.
+    #[error("an upload message had neither header nor chunk")]
+    EmptyMessage,
+    /// A chunk above the contract's limit.
+    #[error(
+        "a chunk had {size} bytes; at most {} are allowed: send smaller chunks",
+        kmerge_proto::limits::MAX_CHUNK_BYTES
+    )]
+    ChunkTooLarge {
+        /// Its size.
+        size: usize,
+    },
+    /// An upload that stopped coming.
+    #[error("the upload sent nothing for {seconds} seconds and was dropped: send it again")]
+    UploadSilent {
+        /// As configured.
+        seconds: u64,
+    },
+    /// A reader that took nothing.
+    #[error("the reader took nothing for {seconds} seconds and was dropped: ask again")]
+    ReaderStalled {
+        /// As configured.
+        seconds: u64,
+    },
+    /// Refused before its bytes were read.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The adapter is not one that can be merged.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// The config.json is not one that can be used.
+    #[error(transparent)]
+    BaseModel(#[from] BaseModelError),
+    /// The mathematics could not be carried out.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    /// A stored slot is not what was stored.
+    #[error("a stored slot is damaged: {0}; restore it from a backup, or push its tasks again")]
+    StoredAdapter(#[source] AdapterError),
+    /// Nothing of that name.
+    #[error("{what}")]
+    NotFound {
+        /// What kind of thing.
+        resource: Resource,
+        /// Its name.
+        name: String,
+        /// The sentence for people.
+        what: String,
+    },
+    /// No such job.
+    #[error(
+        "there is no job {id}: finished jobs are forgotten in time; `kmerge jobs` lists those known"
+    )]
+    UnknownJob {
+        /// As asked.
+        id: JobId,
+    },
+    /// A generation that is gone, or has not come yet.
+    #[error(
+        "slot {slot} of base model {base_model} is at generation {current}, and generation \
+         {generation} is not kept: ask for the newest"
+    )]
+    UnknownGeneration {
+        /// Whose slot.
+        base_model: BaseModelName,
+        /// Which slot.
+        slot: SlotIndex,
+        /// As asked.
+        generation: Generation,
+        /// The newest.
+        current: Generation,
+    },
+    /// The request id belongs to another upload.
+    #[error(
+        "request id {request_id} was used for another upload, job {job}: use a new id for new content"
+    )]
+    RequestIdTaken {
+        /// As sent.
+        request_id: String,
+        /// Whose it is.
+        job: JobId,
+    },
+    /// A watcher that has seen more than there is.
+    #[error(
+        "revision {asked} is ahead of this daemon's {newest}: the state was replaced; watch from 0"
+    )]
+    RevisionAhead {
+        /// As asked.
+        asked: Revision,
+        /// The catalog's.
+        newest: Revision,
+    },
+    /// Staging failed.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// The catalog refused or failed.
+    #[error(transparent)]
+    Commit(CommitError),
+    /// Stored bytes could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An export could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// An opened file could not be read on.
+    #[error("a stored file could not be read: {0}; `kmerge doctor` checks the disk")]
+    FileUnreadable(#[source] std::io::Error),
+    /// Something else wrote the server's own records.
+    #[error("{what} {whose} cannot be read; was it written by a newer kmerged?")]
+    Facts {
+        /// Which record.
+        what: &'static str,
+        /// Whose.
+        whose: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// kmerged is on its way out.
+    #[error("kmerged is stopping: try again when it is back")]
+    Stopping,
+    /// The catalog's owner does not answer.
+    #[error("the catalog does not answer: try again; if that lasts, restart kmerged")]
+    CatalogStuck,
+    /// A bug.
+    #[error("a bug in kmerged stopped this call; the log has the details; nothing was changed")]
+    Panicked,
+}
+
+impl ServerError {
+    /// No base model of that name.
+    pub fn unknown_base_model(name: &BaseModelName) -> Self {
+        Self::NotFound {
+            resource: Resource::BaseModel,
+            name: name.to_string(),
+            what: format!(
+                "there is no base model {name}: register it with \
+                 `kmerge base add {name} --config config.json`"
+            ),
+        }
+    }
+
+    /// No task of that name in a slot.
+    pub fn unknown_task(base_model: &BaseModelName, task: &TaskName) -> Self {
+        Self::NotFound {
+            resource: Resource::Task,
+            name: format!("{base_model}/{task}"),
+            what: format!(
+                "no adapter for task {task} has been merged for base model {base_model}: push one, \
+                 or see `kmerge jobs` for one on its way"
+            ),
+        }
+    }
+
+    /// No adapter in that slot.
+    pub fn unknown_slot(base_model: &BaseModelName, slot: SlotIndex) -> Self {
+        Self::NotFound {
+            resource: Resource::Slot,
+            name: format!("{base_model}/{slot}"),
+            what: format!(
+                "slot {slot} of base model {base_model} is empty: `kmerge slots` lists those in use"
+            ),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! AdapterService: convert, call, convert.
+
+use std::time::Duration;
+
+use kmerge_proto::v1;
+use kmerge_proto::v1::upload_adapter_request::Content;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use crate::error::ServerError;
+use crate::pages::Page;
+use crate::serving::Serving;
+use crate::shutdown::Stop;
+use crate::uploads::{Accepted, Begun, Uploads};
+
+/// Serves AdapterService.
+#[derive(Debug)]
+pub(super) struct Adapters {
+    /// The way in.
+    pub(super) uploads: Uploads,
+    /// What is there.
+    pub(super) serving: Serving,
+    /// Ends uploads when kmerged stops.
+    pub(super) stop: Stop,
+    /// How long an upload may be silent.
+    pub(super) idle: Duration,
+}
+
+impl Adapters {
+    /// The next message of an upload; `None` at its end.
+    async fn next(
+        &self,
+        stream: &mut Streaming<v1::UploadAdapterRequest>,
+    ) -> Result<Option<Content>, Status> {
+        let message = tokio::select! {
+            message = tokio::time::timeout(self.idle, stream.message()) => {
+                message.map_err(|_| ServerError::UploadSilent { seconds: self.idle.as_secs() })??
+            }
+            () = self.stop.requested() => return Err(ServerError::Stopping.into()),
+        };
+        match message {
+            None => Ok(None),
+            Some(message) => Ok(Some(message.content.ok_or(ServerError::EmptyMessage)?)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::adapter_service_server::AdapterService for Adapters {
+    async fn upload_adapter(
+        &self,
+        request: Request<Streaming<v1::UploadAdapterRequest>>,
+    ) -> Result<Response<v1::UploadAdapterResponse>, Status> {
+        let mut stream = request.into_inner();
+        let Some(Content::Header(header)) = self.next(&mut stream).await? else {
+            return Err(ServerError::HeaderMissing.into());
+        };
+        let mut upload = match self.uploads.begin(convert::announced(header)?).await? {
+            Begun::Upload(upload) => upload,
+            Begun::Existing(job) => {
+                let accepted = Accepted::Job {
+                    job,
+                    existing: true,
+                    warnings: Vec::new(),
+                };
+                return self.answer(accepted);
+            }
+        };
+        while let Some(content) = self.next(&mut stream).await? {
+            match content {
+                Content::Chunk(chunk) => upload.chunk(chunk).await?,
+                Content::Header(_) => return Err(ServerError::SecondHeader.into()),
+            }
+        }
+        self.answer(upload.finish().await?)
+    }
+
+    async fn get_adapter(
+        &self,
+        request: Request<v1::GetAdapterRequest>,
+    ) -> Result<Response<v1::GetAdapterResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::base_model(&request.base_model)?;
+        let task = self
+            .serving
+            .task(&base_model, &convert::task(&request.task)?)?;
+        Ok(Response::new(v1::GetAdapterResponse {
+            adapter: Some(convert::adapter(&task)),
+        }))
+    }
+
+    async fn list_adapters(
+        &self,
+        request: Request<v1::ListAdaptersRequest>,
+    ) -> Result<Response<v1::ListAdaptersResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::new(request.page_size, request.page_token)?;
+        let cut = self
+            .serving
+            .tasks(convert::filter(&request.base_model)?.as_ref(), &page)?;
+        Ok(Response::new(v1::ListAdaptersResponse {
+            adapters: cut
+                .items
+                .iter()
+                .map(|task| convert::adapter(task))
+                .collect(),
+            next_page_token: cut.next_page_token,
+        }))
+    }
+}
+
+impl Adapters {
+    fn answer(&self, accepted: Accepted) -> Result<Response<v1::UploadAdapterResponse>, Status> {
+        let response = match accepted {
+            Accepted::Job {
+                job,
+                existing,
+                warnings,
+            } => v1::UploadAdapterResponse {
+                job: Some(convert::job(self.serving.view_of(&job)?)),
+                decision: None,
+                existing,
+                warnings,
+            },
+            Accepted::Decided { decision, warnings } => v1::UploadAdapterResponse {
+                job: None,
+                decision: Some(convert::decision(&decision, Vec::new())),
+                existing: false,
+                warnings,
+            },
+        };
+        Ok(Response::new(response))
+    }
+}

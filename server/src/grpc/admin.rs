@@ -1,0 +1,37 @@
+//! AdminService: convert, call, convert.
+
+use std::sync::Arc;
+
+use kmerge_proto::v1;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::error::ServerError;
+use crate::serving::Serving;
+use crate::shutdown::Stop;
+use crate::status_report::{self, About};
+
+/// Serves AdminService.
+#[derive(Debug)]
+pub(super) struct Admin {
+    /// What does not change.
+    pub(super) about: Arc<About>,
+    /// What is there.
+    pub(super) serving: Serving,
+    /// Whether kmerged stops, and why.
+    pub(super) stop: Stop,
+}
+
+#[tonic::async_trait]
+impl v1::admin_service_server::AdminService for Admin {
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let (serving, stop) = (self.serving.clone(), self.stop.clone());
+        let report = tokio::task::spawn_blocking(move || status_report::report(&serving, &stop))
+            .await
+            .map_err(|_| ServerError::Panicked)??;
+        Ok(Response::new(convert::status(&self.about, report)))
+    }
+}

@@ -1,0 +1,58 @@
+//! BaseModelService: convert, call, convert.
+
+use kmerge_proto::v1;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::base_models::BaseModels;
+use crate::pages::Page;
+use crate::serving::Serving;
+
+/// Serves BaseModelService.
+#[derive(Debug)]
+pub(super) struct BaseModelCalls {
+    /// Registers.
+    pub(super) base_models: BaseModels,
+    /// What is there.
+    pub(super) serving: Serving,
+}
+
+#[tonic::async_trait]
+impl v1::base_model_service_server::BaseModelService for BaseModelCalls {
+    async fn register_base_model(
+        &self,
+        request: Request<v1::RegisterBaseModelRequest>,
+    ) -> Result<Response<v1::RegisterBaseModelResponse>, Status> {
+        let registration = convert::registration(request.into_inner())?;
+        let name = self.base_models.register(registration).await?;
+        let base_model = convert::base_model_message(&*self.serving.base_model(&name)?)?;
+        Ok(Response::new(v1::RegisterBaseModelResponse {
+            base_model: Some(base_model),
+        }))
+    }
+
+    async fn get_base_model(
+        &self,
+        request: Request<v1::GetBaseModelRequest>,
+    ) -> Result<Response<v1::GetBaseModelResponse>, Status> {
+        let name = convert::name(&request.into_inner().name)?;
+        let base_model = convert::base_model_message(&*self.serving.base_model(&name)?)?;
+        Ok(Response::new(v1::GetBaseModelResponse {
+            base_model: Some(base_model),
+        }))
+    }
+
+    async fn list_base_models(
+        &self,
+        request: Request<v1::ListBaseModelsRequest>,
+    ) -> Result<Response<v1::ListBaseModelsResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::new(request.page_size, request.page_token)?;
+        let cut = self.serving.base_models(&page)?;
+        let cut = cut.try_map(|state| convert::base_model_message(&state))?;
+        Ok(Response::new(v1::ListBaseModelsResponse {
+            base_models: cut.items,
+            next_page_token: cut.next_page_token,
+        }))
+    }
+}

@@ -1,0 +1,192 @@
+//! The door: the gRPC services on the Unix socket, their limits, health and reflection. Nothing
+//! outside this folder knows protobuf, and nothing in it decides anything.
+
+mod adapters;
+mod admin;
+mod base_models;
+mod convert;
+mod jobs;
+pub mod listener;
+mod slots;
+pub mod status;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kmerge_proto::v1::adapter_service_server::AdapterServiceServer;
+use kmerge_proto::v1::admin_service_server::AdminServiceServer;
+use kmerge_proto::v1::base_model_service_server::BaseModelServiceServer;
+use kmerge_proto::v1::job_service_server::JobServiceServer;
+use kmerge_proto::v1::slot_service_server::SlotServiceServer;
+use kmerge_proto::{FILE_DESCRIPTOR_SET, limits};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::base_models::BaseModels;
+use crate::config::Listen;
+use crate::owner::Owner;
+use crate::serving::Serving;
+use crate::shutdown::Stop;
+use crate::status_report::About;
+use crate::uploads::Uploads;
+use crate::watching::Watching;
+use listener::Acceptor;
+
+/// Requests other than uploads are small.
+const CONTROL_MESSAGE_BYTES: usize = 512 * 1024;
+
+/// What a client may send as headers, in bytes.
+const HEADER_BYTES: u32 = 8 * 1024;
+
+/// HTTP/2 windows: an upload fills a connection without stalling, and no more.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// A peer that does not answer a ping for this long is gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the services call.
+#[derive(Debug, Clone)]
+pub struct Rooms {
+    /// The way in.
+    pub uploads: Uploads,
+    /// Base models.
+    pub base_models: BaseModels,
+    /// Reads.
+    pub serving: Serving,
+    /// Streams.
+    pub watching: Watching,
+    /// Job cancellation.
+    pub owner: Owner,
+    /// What does not change.
+    pub about: Arc<About>,
+    /// Whether kmerged stops.
+    pub stop: Stop,
+}
+
+/// Tells the truth about health, for the whole daemon and for each service.
+#[derive(Debug, Clone)]
+pub struct Health {
+    reporter: HealthReporter,
+}
+
+/// Every service, and "" for the whole.
+const SERVICES: [&str; 6] = [
+    "",
+    "kmerge.v1.AdapterService",
+    "kmerge.v1.JobService",
+    "kmerge.v1.SlotService",
+    "kmerge.v1.BaseModelService",
+    "kmerge.v1.AdminService",
+];
+
+impl Health {
+    /// Says that everything serves, or nothing does.
+    pub async fn set(&self, serving: bool) {
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in SERVICES {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// All services, with health not serving yet.
+///
+/// # Errors
+/// If the compiled descriptors cannot be read, which would be a bug.
+pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, Health)> {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health = Health { reporter };
+    health.set(false).await;
+    let Rooms {
+        uploads,
+        base_models,
+        serving,
+        watching,
+        owner,
+        about,
+        stop,
+    } = rooms;
+    let adapters = adapters::Adapters {
+        uploads,
+        serving: serving.clone(),
+        stop: stop.clone(),
+        idle: listen.stream_idle,
+    };
+    let jobs = jobs::Jobs {
+        serving: serving.clone(),
+        owner,
+        watching: watching.clone(),
+    };
+    let slots = slots::Slots {
+        serving: serving.clone(),
+        watching,
+    };
+    let base_models = base_models::BaseModelCalls {
+        base_models,
+        serving: serving.clone(),
+    };
+    let admin = admin::Admin {
+        about,
+        serving,
+        stop,
+    };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(health_service)
+        .add_service(
+            AdapterServiceServer::new(adapters)
+                .max_decoding_message_size(limits::MAX_MESSAGE_BYTES),
+        )
+        .add_service(JobServiceServer::new(jobs).max_decoding_message_size(CONTROL_MESSAGE_BYTES))
+        .add_service(SlotServiceServer::new(slots).max_decoding_message_size(CONTROL_MESSAGE_BYTES))
+        .add_service(
+            BaseModelServiceServer::new(base_models)
+                .max_decoding_message_size(CONTROL_MESSAGE_BYTES),
+        )
+        .add_service(
+            AdminServiceServer::new(admin).max_decoding_message_size(CONTROL_MESSAGE_BYTES),
+        );
+    if listen.reflection {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Older tools ask for v1alpha only.
+        routes
+            .add_service(builder().build_v1()?)
+            .add_service(builder().build_v1alpha()?);
+    }
+    Ok((routes.routes(), health))
+}
+
+/// Serves until a stop is requested, then until the open calls have ended.
+///
+/// # Errors
+/// If the transport fails as a whole.
+pub async fn serve(
+    routes: Routes,
+    acceptor: Acceptor,
+    listen: &Listen,
+    stop: Stop,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .max_concurrent_streams(listen.streams)
+        .http2_max_header_list_size(HEADER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(acceptor, async move { stop.requested().await })
+        .await
+}

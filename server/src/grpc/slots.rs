@@ -1,0 +1,96 @@
+//! SlotService: convert, call, convert.
+
+use kmerge_proto::v1;
+use kmerge_storage::{Generation, Revision, SlotIndex};
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::watch::{self, Streaming};
+use crate::pages::Page;
+use crate::serving::Serving;
+use crate::watching::Watching;
+
+/// Serves SlotService.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// What is there.
+    pub(super) serving: Serving,
+    /// Follows changes.
+    pub(super) watching: Watching,
+}
+
+#[tonic::async_trait]
+impl v1::slot_service_server::SlotService for Slots {
+    async fn list_slots(
+        &self,
+        request: Request<v1::ListSlotsRequest>,
+    ) -> Result<Response<v1::ListSlotsResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::filter(&request.base_model)?;
+        let page = Page::new(request.page_size, request.page_token)?;
+        let cut = self.serving.slots(base_model.as_ref(), &page)?;
+        Ok(Response::new(v1::ListSlotsResponse {
+            slots: cut.items.into_iter().map(convert::slot).collect(),
+            next_page_token: cut.next_page_token,
+        }))
+    }
+
+    async fn get_slot(
+        &self,
+        request: Request<v1::GetSlotRequest>,
+    ) -> Result<Response<v1::GetSlotResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::base_model(&request.base_model)?;
+        let slot = self.serving.slot(&base_model, SlotIndex(request.slot))?;
+        Ok(Response::new(v1::GetSlotResponse {
+            slot: Some(convert::slot(slot)),
+        }))
+    }
+
+    type WatchSlotsStream = Streaming<v1::WatchSlotsResponse>;
+
+    async fn watch_slots(
+        &self,
+        request: Request<v1::WatchSlotsRequest>,
+    ) -> Result<Response<Self::WatchSlotsStream>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::filter(&request.base_model)?;
+        let slots = self
+            .watching
+            .slots(base_model, Revision(request.after_revision))?;
+        Ok(watch::respond(slots, |slot| v1::WatchSlotsResponse {
+            revision: slot.record.revision.0,
+            slot: Some(convert::slot(slot)),
+        }))
+    }
+
+    async fn resolve_task(
+        &self,
+        request: Request<v1::ResolveTaskRequest>,
+    ) -> Result<Response<v1::ResolveTaskResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::base_model(&request.base_model)?;
+        let resolved = self
+            .serving
+            .resolve(&base_model, &convert::task(&request.task)?)?;
+        Ok(Response::new(convert::resolved(request, &resolved)))
+    }
+
+    type FetchSlotStream = Streaming<v1::FetchSlotResponse>;
+
+    async fn fetch_slot(
+        &self,
+        request: Request<v1::FetchSlotRequest>,
+    ) -> Result<Response<Self::FetchSlotStream>, Status> {
+        let request = request.into_inner();
+        match request.format() {
+            v1::AdapterFormat::Peft | v1::AdapterFormat::Unspecified => {}
+        }
+        let generation = (request.generation > 0).then_some(Generation(request.generation));
+        let base_model = convert::base_model(&request.base_model)?;
+        let parts = self
+            .watching
+            .export(base_model, SlotIndex(request.slot), generation);
+        Ok(watch::respond(parts, convert::export_part))
+    }
+}

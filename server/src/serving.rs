@@ -1,0 +1,381 @@
+//! Everything that is asked and nothing that is changed: reads of the current catalog view.
+//!
+//! No read waits for a merge or for the catalog's owner: each takes the view that is current when
+//! it comes. Nothing here knows protobuf.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kmerge_storage::{
+    BaseModelName, BaseModelState, Catalog, Digest, ExportedFile, Generation, GenerationRecord,
+    JobId, JobRecord, JobState, Reader, Revision, SlotIndex, SlotState, TaskName, TaskRecord,
+};
+use tokio::sync::watch;
+
+use crate::error::ServerError;
+use crate::exports::{self, PEFT};
+use crate::facts::{self, DecisionFacts, GenerationFacts};
+use crate::pages::{Cut, Page};
+use crate::progress::{JobProgress, ProgressBoard};
+
+/// A task in a slot and the weight of its update there.
+pub type WeightedMember = (TaskName, f64);
+
+/// A job as it stands.
+#[derive(Debug, Clone)]
+pub struct JobView {
+    /// What is recorded.
+    pub record: Arc<JobRecord>,
+    /// Where it is, while it runs.
+    pub progress: Option<JobProgress>,
+    /// What was decided, once it is done, and the slot's members as the job left them.
+    pub decision: Option<(DecisionFacts, Vec<WeightedMember>)>,
+}
+
+/// One generation of a slot.
+#[derive(Debug, Clone)]
+pub struct SlotView {
+    /// What is recorded.
+    pub record: GenerationRecord,
+    /// What the server noted with it.
+    pub facts: GenerationFacts,
+    /// In order of arrival.
+    pub members: Vec<WeightedMember>,
+    /// Its PEFT directory.
+    pub path: PathBuf,
+}
+
+/// Where a task is served from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The slot.
+    pub slot: SlotIndex,
+    /// Its newest generation.
+    pub generation: Generation,
+    /// The PEFT directory.
+    pub path: PathBuf,
+    /// Of the tensor file in it.
+    pub digest: Digest,
+}
+
+/// Answers questions.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    view: watch::Receiver<Arc<Catalog>>,
+    reader: Reader,
+    progress: ProgressBoard,
+}
+
+impl Serving {
+    /// Answers from `view`, `reader` and `progress`.
+    pub fn new(
+        view: watch::Receiver<Arc<Catalog>>,
+        reader: Reader,
+        progress: ProgressBoard,
+    ) -> Self {
+        Self {
+            view,
+            reader,
+            progress,
+        }
+    }
+
+    /// The catalog as it is now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Wakes its holder at each change of the catalog.
+    pub fn changes(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.view.clone()
+    }
+
+    /// Wakes its holder at each step of a running job.
+    pub fn progress(&self) -> &ProgressBoard {
+        &self.progress
+    }
+
+    /// Reads of the disk.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// A base model.
+    ///
+    /// # Errors
+    /// [`ServerError::NotFound`].
+    pub fn base_model(&self, name: &BaseModelName) -> Result<Arc<BaseModelState>, ServerError> {
+        let catalog = self.catalog();
+        let found = catalog.base_models.get(name).cloned();
+        found.ok_or_else(|| ServerError::unknown_base_model(name))
+    }
+
+    /// All base models, in order of name.
+    ///
+    /// # Errors
+    /// A bad page token.
+    pub fn base_models(&self, page: &Page) -> Result<Cut<Arc<BaseModelState>>, ServerError> {
+        let catalog = self.catalog();
+        page.cut(catalog.base_models.values().cloned(), |base| {
+            base.record.name.to_string()
+        })
+    }
+
+    /// The adapter that arrived for a task.
+    ///
+    /// # Errors
+    /// [`ServerError::NotFound`].
+    pub fn task(
+        &self,
+        base_model: &BaseModelName,
+        task: &TaskName,
+    ) -> Result<Arc<TaskRecord>, ServerError> {
+        let base_model = self.base_model(base_model)?;
+        let found = base_model.tasks.get(task).cloned();
+        found.ok_or_else(|| ServerError::unknown_task(&base_model.record.name, task))
+    }
+
+    /// The tasks of one or all base models.
+    ///
+    /// # Errors
+    /// An unknown base model or a bad page token.
+    pub fn tasks(
+        &self,
+        base_model: Option<&BaseModelName>,
+        page: &Page,
+    ) -> Result<Cut<Arc<TaskRecord>>, ServerError> {
+        let chosen = self.chosen(base_model)?;
+        let tasks = chosen.iter().flat_map(|base| base.tasks.values());
+        page.cut(tasks.cloned(), |task| {
+            format!("{}/{}", task.base_model, task.task)
+        })
+    }
+
+    fn chosen(
+        &self,
+        base_model: Option<&BaseModelName>,
+    ) -> Result<Vec<Arc<BaseModelState>>, ServerError> {
+        match base_model {
+            Some(name) => Ok(vec![self.base_model(name)?]),
+            None => Ok(self.catalog().base_models.values().cloned().collect()),
+        }
+    }
+
+    /// A job.
+    ///
+    /// # Errors
+    /// [`ServerError::NotFound`].
+    pub fn job(&self, id: JobId) -> Result<JobView, ServerError> {
+        let catalog = self.catalog();
+        let record = catalog
+            .jobs
+            .get(&id)
+            .ok_or(ServerError::UnknownJob { id })?;
+        self.job_view(&catalog, record)
+    }
+
+    /// A job whose record is at hand, even if the catalog has forgotten it meanwhile.
+    ///
+    /// # Errors
+    /// If its decision cannot be read.
+    pub fn view_of(&self, record: &Arc<JobRecord>) -> Result<JobView, ServerError> {
+        self.job_view(&self.catalog(), record)
+    }
+
+    fn job_view(&self, catalog: &Catalog, record: &Arc<JobRecord>) -> Result<JobView, ServerError> {
+        let decision = facts::decision(record)?.map(|decision| {
+            let slot = catalog
+                .base_models
+                .get(&record.base_model)
+                .and_then(|base| base.slots.get(&SlotIndex(decision.slot)));
+            let members = slot.map_or_else(Vec::new, |slot| {
+                let joined = |generation: Generation| generation.0 <= decision.generation;
+                let count = slot
+                    .members
+                    .iter()
+                    .take_while(|member| joined(member.generation))
+                    .count();
+                members(slot, count)
+            });
+            (decision, members)
+        });
+        let progress = (record.state == JobState::Running)
+            .then(|| self.progress.of(record.id))
+            .flatten();
+        Ok(JobView {
+            record: Arc::clone(record),
+            progress,
+            decision,
+        })
+    }
+
+    /// Jobs, the newest first.
+    ///
+    /// # Errors
+    /// A bad page token.
+    pub fn jobs(
+        &self,
+        base_model: Option<&BaseModelName>,
+        state: Option<JobState>,
+        page: &Page,
+    ) -> Result<Cut<JobView>, ServerError> {
+        let catalog = self.catalog();
+        let wanted = |job: &&Arc<JobRecord>| {
+            base_model.is_none_or(|name| job.base_model == *name)
+                && state.is_none_or(|state| job.state == state)
+        };
+        page.cut(catalog.jobs.values().rev().filter(wanted), |job| {
+            job.id.to_string()
+        })?
+        .try_map(|record| self.job_view(&catalog, record))
+    }
+
+    /// A slot at its newest generation.
+    ///
+    /// # Errors
+    /// [`ServerError::NotFound`].
+    pub fn slot(
+        &self,
+        base_model: &BaseModelName,
+        slot: SlotIndex,
+    ) -> Result<SlotView, ServerError> {
+        self.slot_view(slot_of(&*self.base_model(base_model)?, slot)?)
+    }
+
+    /// The occupied slots of one or all base models.
+    ///
+    /// # Errors
+    /// An unknown base model or a bad page token.
+    pub fn slots(
+        &self,
+        base_model: Option<&BaseModelName>,
+        page: &Page,
+    ) -> Result<Cut<SlotView>, ServerError> {
+        let chosen = self.chosen(base_model)?;
+        let slots = chosen.iter().flat_map(|base| base.slots.values());
+        let key = |slot: &&Arc<SlotState>| {
+            let current = slot.current();
+            format!("{}/{}", current.base_model, current.slot)
+        };
+        page.cut(slots, key)?.try_map(|slot| self.slot_view(slot))
+    }
+
+    /// Every slot whose newest generation came after `revision`, the oldest change first.
+    ///
+    /// # Errors
+    /// If facts cannot be read.
+    pub fn slots_after(
+        &self,
+        catalog: &Catalog,
+        base_model: Option<&BaseModelName>,
+        revision: Revision,
+    ) -> Result<Vec<SlotView>, ServerError> {
+        let mut changed: Vec<_> = catalog
+            .base_models
+            .iter()
+            .filter(|(name, _)| base_model.is_none_or(|wanted| *name == wanted))
+            .flat_map(|(_, base)| base.slots.values())
+            .filter(|slot| slot.current().revision > revision)
+            .collect();
+        changed.sort_by_key(|slot| (slot.current().revision, slot.current().slot));
+        changed
+            .into_iter()
+            .map(|slot| self.slot_view(slot))
+            .collect()
+    }
+
+    fn slot_view(&self, slot: &SlotState) -> Result<SlotView, ServerError> {
+        let record = slot.current();
+        Ok(SlotView {
+            facts: facts::generation(record)?,
+            members: members(slot, usize::try_from(record.members).unwrap_or(usize::MAX)),
+            path: self.reader.export_path(record, PEFT),
+            record: record.clone(),
+        })
+    }
+
+    /// Where a task is served from.
+    ///
+    /// # Errors
+    /// [`ServerError::NotFound`].
+    pub fn resolve(
+        &self,
+        base_model: &BaseModelName,
+        task: &TaskName,
+    ) -> Result<Resolved, ServerError> {
+        let base_model = self.base_model(base_model)?;
+        let found = base_model.tasks.get(task);
+        let task = found.ok_or_else(|| ServerError::unknown_task(&base_model.record.name, task))?;
+        let current = slot_of(&base_model, task.slot)?.current();
+        Ok(Resolved {
+            slot: current.slot,
+            generation: current.generation,
+            path: self.reader.export_path(current, PEFT),
+            digest: current.digest,
+        })
+    }
+
+    /// Opens the files of a generation; `None` is the newest. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ServerError::NotFound`] if the slot is empty or the generation gone or not there yet; a
+    /// file that is damaged.
+    pub fn open_export(
+        &self,
+        base_model: &BaseModelName,
+        slot: SlotIndex,
+        generation: Option<Generation>,
+    ) -> Result<(GenerationRecord, Vec<ExportedFile>), ServerError> {
+        let opened = self.try_open_export(base_model, slot, generation);
+        // A newer generation may have replaced the one that was current a moment ago, and its
+        // grace may be zero. One more look at the newer view settles that.
+        match opened {
+            Err(ServerError::Read(_)) if generation.is_none() => {
+                self.try_open_export(base_model, slot, None)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open_export(
+        &self,
+        base_model: &BaseModelName,
+        slot: SlotIndex,
+        generation: Option<Generation>,
+    ) -> Result<(GenerationRecord, Vec<ExportedFile>), ServerError> {
+        let base_model = self.base_model(base_model)?;
+        let state = slot_of(&base_model, slot)?;
+        let record =
+            match generation {
+                None => state.current(),
+                Some(wanted) => state.generations.get(&wanted).ok_or_else(|| {
+                    ServerError::UnknownGeneration {
+                        base_model: base_model.record.name.clone(),
+                        slot,
+                        generation: wanted,
+                        current: state.current().generation,
+                    }
+                })?,
+            };
+        if !self.reader.has_export(record, PEFT) {
+            exports::publish(&self.reader, &base_model.record, record)?;
+        }
+        Ok((record.clone(), self.reader.open_export(record, PEFT)?))
+    }
+}
+
+fn slot_of(base_model: &BaseModelState, slot: SlotIndex) -> Result<&Arc<SlotState>, ServerError> {
+    base_model
+        .slots
+        .get(&slot)
+        .ok_or_else(|| ServerError::unknown_slot(&base_model.record.name, slot))
+}
+
+fn members(slot: &SlotState, count: usize) -> Vec<WeightedMember> {
+    let weights = slot.weights(count);
+    slot.members
+        .iter()
+        .map(|member| member.task.clone())
+        .zip(weights)
+        .collect()
+}

@@ -1,0 +1,211 @@
+//! Streams that follow something: a job, the slots, the bytes of an export.
+//!
+//! Each is one tracked task that writes to a short channel: a reader that is slow is sent the
+//! newest state when it is ready again, never everything it missed, and never anything older. All
+//! end when kmerged stops, with a status that says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kmerge_storage::{
+    BaseModelName, ExportedFile, Generation, GenerationRecord, JobId, JobState, Revision, SlotIndex,
+};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio_util::task::TaskTracker;
+
+use crate::error::ServerError;
+use crate::serving::{JobView, Serving, SlotView};
+use crate::shutdown::Stop;
+
+/// What waits for a reader. With HTTP/2's own window that is enough to keep it busy.
+const AHEAD: usize = 2;
+
+/// The bytes of an export read at once.
+const FETCH_BYTES: u64 = kmerge_proto::limits::CHUNK_BYTES as u64;
+
+type Events<T> = Receiver<Result<T, ServerError>>;
+
+/// Follows things.
+#[derive(Debug, Clone)]
+pub struct Watching {
+    /// What is there.
+    pub serving: Serving,
+    /// Ends the streams.
+    pub stop: Stop,
+    /// Keeps a stop waiting until the streams have ended.
+    pub tracker: TaskTracker,
+    /// How long a reader of bytes may take nothing.
+    pub idle: Duration,
+}
+
+/// A part of an export.
+#[derive(Debug)]
+pub enum ExportPart {
+    /// First: what comes.
+    Files(GenerationRecord, Vec<ExportedFile>),
+    /// Then: the bytes, file by file.
+    Bytes {
+        /// Index into the files.
+        file: usize,
+        /// The next bytes.
+        data: bytes::Bytes,
+    },
+}
+
+impl Watching {
+    /// Runs `follow` as a tracked task, ended by a stop or by a reader that has gone.
+    fn start<T, F>(&self, follow: impl FnOnce(Sender<Result<T, ServerError>>) -> F) -> Events<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(), ServerError>> + Send + 'static,
+    {
+        let (sender, receiver) = channel(AHEAD);
+        let following = follow(sender.clone());
+        let stop = self.stop.clone();
+        self.tracker.spawn(async move {
+            let ended = tokio::select! {
+                ended = following => ended,
+                () = stop.requested() => Err(ServerError::Stopping),
+                () = sender.closed() => Ok(()),
+            };
+            if let Err(error) = ended {
+                // A full channel belongs to a reader that does not read; it sees the end instead.
+                let _ = sender.try_send(Err(error));
+            }
+        });
+        receiver
+    }
+
+    /// A job now and at each change, until it has ended.
+    ///
+    /// # Errors
+    /// [`ServerError::UnknownJob`].
+    pub fn job(&self, id: JobId) -> Result<Events<JobView>, ServerError> {
+        self.serving.job(id)?;
+        let serving = self.serving.clone();
+        let mut changes = serving.changes();
+        let mut steps = serving.progress().subscribe();
+        Ok(self.start(move |sender| async move {
+            let mut last = None;
+            loop {
+                changes.mark_unchanged();
+                steps.mark_unchanged();
+                let job = serving.job(id)?;
+                let seen = (job.record.state, job.record.attempts, job.progress);
+                let ended = match job.record.state {
+                    JobState::Queued | JobState::Running => false,
+                    JobState::Done | JobState::Failed | JobState::Cancelled => true,
+                };
+                if last != Some(seen) && sender.send(Ok(job)).await.is_err() || ended {
+                    return Ok(());
+                }
+                last = Some(seen);
+                tokio::select! {
+                    changed = changes.changed() => changed.map_err(|_| ServerError::Stopping)?,
+                    changed = steps.changed() => changed.map_err(|_| ServerError::Stopping)?,
+                }
+            }
+        }))
+    }
+
+    /// Every slot that changed after `after`, then each change, with the revision to resume from.
+    ///
+    /// # Errors
+    /// An unknown base model, or a revision that this catalog has not reached.
+    pub fn slots(
+        &self,
+        base_model: Option<BaseModelName>,
+        after: Revision,
+    ) -> Result<Events<SlotView>, ServerError> {
+        if let Some(name) = &base_model {
+            self.serving.base_model(name)?;
+        }
+        let newest = self.serving.catalog().revision;
+        if after > newest {
+            return Err(ServerError::RevisionAhead {
+                asked: after,
+                newest,
+            });
+        }
+        let serving = self.serving.clone();
+        let mut changes = serving.changes();
+        Ok(self.start(move |sender| async move {
+            let mut seen = after;
+            loop {
+                let catalog = Arc::clone(&changes.borrow_and_update());
+                for slot in serving.slots_after(&catalog, base_model.as_ref(), seen)? {
+                    if sender.send(Ok(slot)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                seen = catalog.revision;
+                changes.changed().await.map_err(|_| ServerError::Stopping)?;
+            }
+        }))
+    }
+
+    /// The files of a generation; `None` is the newest.
+    pub fn export(
+        &self,
+        base_model: BaseModelName,
+        slot: SlotIndex,
+        generation: Option<Generation>,
+    ) -> Events<ExportPart> {
+        let serving = self.serving.clone();
+        let idle = self.idle;
+        self.start(move |sender| async move {
+            let opened =
+                on_blocking_thread(move || serving.open_export(&base_model, slot, generation));
+            let (record, files) = opened.await?;
+            let contents: Vec<_> = files
+                .iter()
+                .map(|file| (file.file.clone(), file.size_bytes))
+                .collect();
+            send(&sender, ExportPart::Files(record, files), idle).await?;
+            for (file, (content, size)) in contents.into_iter().enumerate() {
+                let mut offset = 0;
+                while offset < size {
+                    let length = FETCH_BYTES.min(size - offset);
+                    let content = content.clone();
+                    let data = on_blocking_thread(move || read(&content, offset, length)).await?;
+                    send(&sender, ExportPart::Bytes { file, data }, idle).await?;
+                    offset += length;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn read(
+    file: &kmerge_storage::TensorFile,
+    offset: u64,
+    length: u64,
+) -> Result<bytes::Bytes, ServerError> {
+    let mut buffer = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut buffer, offset)
+        .map_err(ServerError::FileUnreadable)?;
+    Ok(buffer.into())
+}
+
+async fn send(
+    sender: &Sender<Result<ExportPart, ServerError>>,
+    part: ExportPart,
+    idle: Duration,
+) -> Result<(), ServerError> {
+    match tokio::time::timeout(idle, sender.send(Ok(part))).await {
+        Ok(Ok(())) => Ok(()),
+        // The reader has gone, or as good as.
+        Ok(Err(_)) | Err(_) => Err(ServerError::ReaderStalled {
+            seconds: idle.as_secs(),
+        }),
+    }
+}
+
+async fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServerError> + Send + 'static,
+) -> Result<T, ServerError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ServerError::Panicked)?
+}
