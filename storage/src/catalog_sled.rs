@@ -5,24 +5,31 @@
 //! - On Linux sled's flush stops at the page cache, so each flush is followed by `sync_all` on a
 //!   descriptor of our own, which also receives the write errors that sled's own flusher swallows.
 //! - No timed flusher: whatever is acknowledged was flushed by us.
+//! - Dropping the database does not end it: its threads let go of its file a little later. Closing
+//!   and opening wait for that, or a whole catalog could be taken for one that does not open.
 //! - sled panics where others return errors, so every call is guarded. A panic on one of its I/O
 //!   threads makes it refuse all further work in this process; that arrives here as an error.
 
 use std::any::Any;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::catalog_store::{Batch, CatalogStore, Visit};
 use crate::durable::{self, Disk};
-use crate::error::CatalogError;
+use crate::error::{CatalogError, FileError};
 
-/// The database's log is written in pieces of this size. Smaller than sled's own 512 KiB, because
-/// a catalog is small and every open piece takes its full size on the disk.
-const SEGMENT_BYTES: usize = 128 * 1024;
+/// The database's log is written in pieces of this size. A page larger than a quarter of it would
+/// become a file of its own, which sled never makes durable. A page has up to 17 records, so with
+/// the longest keys it stays below 76 KiB, and this is the smallest power of two that will do.
+const SEGMENT_BYTES: usize = 512 * 1024;
 
 /// The file that sled writes its log to.
 const LOG_FILE: &str = "db";
+
+/// How long a database that was closed may take to let go of its log.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// An open database.
 #[derive(Debug)]
@@ -44,8 +51,11 @@ impl SledStore {
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(None)
             .print_profile_on_drop(false);
-        let database = guard("open", || config.open())?;
         let log_path = path.join(LOG_FILE);
+        if durable::exists(&log_path) {
+            wait_until_released(&durable::open(&log_path)?, &log_path)?;
+        }
+        let database = guard("open", || config.open())?;
         let log = durable::open(&log_path)?;
         // sled makes files and never waits for their names to be durable.
         disk.sync(&log, &log_path)?;
@@ -65,11 +75,14 @@ impl SledStore {
     }
 
     fn drop_database(&mut self) -> Result<(), CatalogError> {
-        let database = self.database.take();
+        let Some(database) = self.database.take() else {
+            return Ok(());
+        };
         guard("close", || {
             drop(database);
             Ok(())
-        })
+        })?;
+        Ok(wait_until_released(&self.log, &self.path)?)
     }
 }
 
@@ -119,6 +132,26 @@ impl CatalogStore for SledStore {
     }
 }
 
+/// Waits until a database that this process had open has let go of its log. No other process can
+/// have it, because this one holds the state's own lock.
+fn wait_until_released(log: &File, path: &Path) -> Result<(), FileError> {
+    let failed = |source| FileError {
+        verb: "lock",
+        path: path.to_owned(),
+        source,
+    };
+    let deadline = Instant::now() + RELEASE_PATIENCE;
+    loop {
+        match log.try_lock() {
+            Ok(()) => return log.unlock().map_err(failed),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
 /// Calls sled and turns its errors and its panics into ours.
 fn guard<T>(
     during: &'static str,
@@ -144,4 +177,43 @@ fn last_words(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("it left no message")
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::VALUE_LIMIT;
+
+    #[test]
+    fn the_largest_records_make_no_files_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let mut store = SledStore::open(directory.path(), 1 << 20, &disk).unwrap();
+        let key = |number| format!("{number:0>200}");
+        for round in 0..3_u8 {
+            for first in (0..300).step_by(50) {
+                let mut batch = Batch::default();
+                for number in first..first + 50 {
+                    batch.put(key(number), vec![round; VALUE_LIMIT]);
+                }
+                store.apply(&batch).unwrap();
+                store.flush().unwrap();
+            }
+        }
+        let mut count = 0;
+        store
+            .scan(&mut |_, value| {
+                assert_eq!(value, [2; VALUE_LIMIT]);
+                count += 1;
+            })
+            .unwrap();
+        assert_eq!(count, 300);
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("blobs"))
+                .unwrap()
+                .count(),
+            0
+        );
+        Box::new(store).close().unwrap();
+    }
 }

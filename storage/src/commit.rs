@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 pub use collect::Collected;
 pub use jobs::Enqueued;
+pub(crate) use jobs::shorten;
 pub use slots::{Commit, NewMember, SlotChange};
 
 use crate::catalog::Catalog;

@@ -12,17 +12,113 @@ use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, TaskName
 use crate::records::{GenerationRecord, JobRecord, MemberRecord, TaskRecord, UploadFacts};
 use crate::sealed::Document;
 
+/// The fields of a member entry, in their order; each manifest carries this list.
+pub(crate) const MEMBER_FIELDS: [&str; 10] = [
+    "task",
+    "weight_at_join",
+    "job",
+    "generation",
+    "request_id",
+    "format",
+    "size_bytes",
+    "digest",
+    "config_digest",
+    "created",
+];
+
 /// All that is known of a member: its place in the slot and the upload that it came from.
+///
+/// There is one for each task, in the catalog and in the manifest, so it is written as a list of
+/// values without their names, which would take half of it again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "MemberValues", into = "MemberValues")]
 pub(crate) struct MemberEntry {
     pub(crate) task: TaskName,
     pub(crate) weight_at_join: f64,
     pub(crate) job: JobId,
     pub(crate) generation: Generation,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) request_id: Option<String>,
     pub(crate) upload: UploadFacts,
     pub(crate) created: UnixMillis,
+}
+
+/// A member entry as it is written.
+#[derive(Serialize, Deserialize)]
+struct MemberValues(
+    TaskName,
+    f64,
+    JobId,
+    Generation,
+    Option<String>,
+    String,
+    u64,
+    Digest,
+    Digest,
+    UnixMillis,
+);
+
+impl From<MemberValues> for MemberEntry {
+    fn from(values: MemberValues) -> Self {
+        let MemberValues(
+            task,
+            weight_at_join,
+            job,
+            generation,
+            request_id,
+            format,
+            size_bytes,
+            digest,
+            config_digest,
+            created,
+        ) = values;
+        let upload = UploadFacts {
+            format,
+            size_bytes,
+            digest,
+            config_digest,
+        };
+        Self {
+            task,
+            weight_at_join,
+            job,
+            generation,
+            request_id,
+            upload,
+            created,
+        }
+    }
+}
+
+impl From<MemberEntry> for MemberValues {
+    fn from(entry: MemberEntry) -> Self {
+        let MemberEntry {
+            task,
+            weight_at_join,
+            job,
+            generation,
+            request_id,
+            upload,
+            created,
+        } = entry;
+        let UploadFacts {
+            format,
+            size_bytes,
+            digest,
+            config_digest,
+        } = upload;
+        Self(
+            task,
+            weight_at_join,
+            job,
+            generation,
+            request_id,
+            format,
+            size_bytes,
+            digest,
+            config_digest,
+            created,
+        )
+    }
 }
 
 impl MemberEntry {
@@ -87,6 +183,8 @@ pub(crate) struct Manifest {
     pub(crate) facts: String,
     /// The job as it was when it was done.
     pub(crate) job: JobRecord,
+    /// What the values of each member are.
+    pub(crate) member_fields: Vec<String>,
     /// All members, in order.
     pub(crate) members: Vec<MemberEntry>,
 }
@@ -124,6 +222,7 @@ impl Manifest {
             },
             facts: record.facts.clone(),
             job: job.clone(),
+            member_fields: MEMBER_FIELDS.map(str::to_owned).to_vec(),
             members: members
                 .take(count)
                 .filter_map(|member| {
@@ -160,4 +259,48 @@ pub(crate) struct ManifestHead {
 
 impl Document for ManifestHead {
     const KIND: &'static str = Manifest::KIND;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_entries_are_written_in_the_order_of_their_fields() {
+        let digest = Digest::of(b"upload");
+        let entry = MemberEntry {
+            task: "french".parse().unwrap(),
+            weight_at_join: 0.1 + 0.2,
+            job: JobId(7),
+            generation: Generation(3),
+            request_id: None,
+            upload: UploadFacts {
+                format: "peft".to_owned(),
+                size_bytes: 11,
+                digest,
+                config_digest: Digest::of(b"config"),
+            },
+            created: UnixMillis(5),
+        };
+        let value = serde_json::to_value(&entry).unwrap();
+        let field = |name| {
+            &value[MEMBER_FIELDS
+                .iter()
+                .position(|&field| field == name)
+                .unwrap()]
+        };
+        assert_eq!(value.as_array().map(Vec::len), Some(MEMBER_FIELDS.len()));
+        assert_eq!(field("task"), "french");
+        assert_eq!(field("weight_at_join"), 0.1 + 0.2);
+        assert_eq!(field("job"), 7);
+        assert_eq!(field("generation"), 3);
+        assert!(field("request_id").is_null());
+        assert_eq!(field("format"), "peft");
+        assert_eq!(field("size_bytes"), 11);
+        assert_eq!(field("digest"), &digest.to_string());
+        assert_eq!(field("config_digest"), &Digest::of(b"config").to_string());
+        assert_eq!(field("created"), 5);
+        let text = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<MemberEntry>(&text).unwrap(), entry);
+    }
 }

@@ -38,7 +38,7 @@ impl Default for Options {
         Self {
             cache_bytes: 8 * 1024 * 1024,
             finished_jobs_kept: 1000,
-            events_kept: 1000,
+            events_kept: 256,
             quarantines_kept: 2,
         }
     }
@@ -127,3 +127,6 @@ pub(crate) fn open_with(
         report,
     })
 }
+
+#[cfg(test)]
+mod tests;

