@@ -12,9 +12,20 @@
 //! `DESIGN.md` in the crate has notation, formulas with their sources, and invariants.
 
 mod adapter;
+mod assign;
 mod base;
+mod device;
 mod dtype;
+mod element;
 mod error;
+mod execute;
+mod gram;
+mod header;
+mod json;
+mod linalg;
+mod modules;
+mod operator;
+mod parallel;
 mod peft;
 mod plan;
 mod policy;
@@ -28,7 +39,8 @@ pub use error::{AdapterError, AdapterErrorKind, BaseModelError, Evidence, MergeE
 pub use peft::{
     Decoded, EXPORT_CONFIG, EXPORT_TENSORS, check_values, decode, decode_slot, export_config,
 };
-pub use plan::{Assignment, Outcome, Plan, Progress, SlotView, execute, plan};
+pub use execute::{Outcome, execute};
+pub use plan::{Assignment, Plan, Progress, SlotView, plan};
 pub use policy::{AssignmentRule, Operator, Policy, PolicyError, SlotDtype};
 pub use similarity::{ModuleNorms, similarity};
 pub use source::{TensorSink, TensorSource};

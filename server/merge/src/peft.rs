@@ -1,21 +1,28 @@
-//! PEFT.
-use crate::*;
-/// File name.
+//! PEFT adapters: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! Reading trusts neither file. The configuration says how factors are scaled and which variant it
+//! is; every variant whose update is not scaling · B · A on the published base is refused by name.
+//! The tensors say which modules there are and their ranks. Writing knows one form: normal form,
+//! where scaling is 1 and every runtime agrees on the meaning.
+
+mod config;
+mod decode;
+mod export;
+mod names;
+mod pattern;
+mod refuse;
+mod slot;
+mod values;
+
+pub use decode::{Decoded, decode};
+pub use export::export_config;
+pub use slot::decode_slot;
+pub use values::check_values;
+
+/// The name under which PEFT looks for the factors.
 pub const EXPORT_TENSORS: &str = "adapter_model.safetensors";
-/// File name.
+/// The name under which PEFT looks for the configuration.
 pub const EXPORT_CONFIG: &str = "adapter_config.json";
-/// Decoded.
-#[derive(Debug, Clone)]
-pub struct Decoded { 
-    /// Layout.
-    pub layout: AdapterLayout, 
-    /// Warnings.
-    pub warnings: Vec<String> }
-/// Decodes.
-pub fn decode(_config: &[u8], _source: &dyn TensorSource, _base: &BaseModel) -> Result<Decoded, AdapterError> { todo!() }
-/// Checks.
-pub fn check_values(_view: AdapterView<'_>) -> Result<(), AdapterError> { todo!() }
-/// Decodes.
-pub fn decode_slot(_source: &dyn TensorSource) -> Result<AdapterLayout, AdapterError> { todo!() }
-/// Exports.
-pub fn export_config(_layout: &AdapterLayout, _served_as: &str) -> Vec<u8> { todo!() }
+
+/// Largest rank merged.
+const MAX_RANK: usize = 1024;

@@ -220,14 +220,16 @@ pub enum AdapterError {
         limit: usize,
     },
     /// An alpha that is zero, negative or absurd.
-    #[error("adapter_config.json: `{key}` gives alpha {got}; alpha must be a finite number greater than 0 and at most {limit}")]
+    #[error("adapter_config.json: `{key}` gives alpha {got}; alpha must be between {lowest} and {highest}")]
     AlphaOutOfRange {
         /// The field, with the pattern's key where it is inside a pattern.
         key: String,
         /// The value.
         got: String,
+        /// Smallest alpha allowed.
+        lowest: f64,
         /// Largest alpha allowed.
-        limit: f64,
+        highest: f64,
     },
     /// More target modules than allowed.
     #[error("adapter_config.json lists {got} target_modules; at most {limit} are read. Name modules by their suffix")]

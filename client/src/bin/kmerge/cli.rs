@@ -1,0 +1,157 @@
+//! The arguments, their help, and which command they name. Each group's own arguments are with
+//! its commands.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{base, demo, jobs, pull, push, shell, slots, tasks, watch};
+use crate::output::{ColorWish, Format};
+
+/// Merges LoRA adapters into a few slots, and hands the right one to your runtime.
+///
+/// kmerge talks to kmerged, the daemon. Start with `kmerge demo`: it shows the whole way with
+/// real adapters, on a daemon of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kmerge",
+    version,
+    max_term_width = 100,
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_HELP,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// The daemon's Unix socket [default: in $XDG_RUNTIME_DIR, /run or the temporary directory]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "KMERGE_SOCKET",
+        hide_env_values = true
+    )]
+    socket: Option<PathBuf>,
+    /// How results are written: for people, as one JSON document, or as one a line
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "table"
+    )]
+    format: Format,
+    /// Short for --format json
+    #[arg(long, global = true, conflicts_with = "format")]
+    json: bool,
+    /// When to use colours; auto: on a terminal, unless NO_COLOR is set or TERM is dumb
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value = "auto"
+    )]
+    pub(crate) color: ColorWish,
+    /// Write results and errors, and nothing else
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+impl Globals {
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(kmerge_client::default_socket)
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Register base models and look at them
+    #[command(subcommand)]
+    Base(base::Base),
+    /// Send an adapter to be merged
+    Push(push::Push),
+    /// List the slots in use
+    Slots(slots::Slots),
+    /// Show one slot
+    Slot(slots::Slot),
+    /// List the tasks that have been merged
+    Tasks(tasks::Tasks),
+    /// List the jobs, the newest first
+    Jobs(jobs::Jobs),
+    /// Show or watch one job
+    Job(jobs::Job),
+    /// Take a queued job back
+    Cancel(jobs::Cancel),
+    /// Watch the slots change
+    Watch(watch::Watch),
+    /// Tell which slot serves a task, and where its files are
+    Resolve(tasks::Resolve),
+    /// Copy a slot's adapter into a directory
+    Pull(pull::Pull),
+    /// Show how the daemon is
+    #[command(after_help = "EXAMPLES:\n  kmerge status\n  kmerge status --json | jq .disk.free")]
+    Status,
+    /// Check the daemon and what is around it, and say what to do
+    #[command(
+        after_help = "EXAMPLES:\n  kmerge doctor\n  kmerge --socket /run/kmerge/kmerged.sock doctor"
+    )]
+    Doctor,
+    /// Show the whole way with real adapters, on a daemon of its own
+    Demo(demo::Demo),
+    /// Write a completion script for a shell to stdout
+    Completions(shell::Completions),
+    /// Write the man pages
+    Man(shell::Man),
+}
+
+const AFTER_HELP: &str = "\
+EXAMPLES:
+  kmerge demo
+  kmerge base add smollm2-135m --config config.json --slots 4
+  kmerge push adapters/slug-en --task slug-en --wait
+  kmerge resolve slug-en
+  kmerge --format json slots | jq '.slots[].members'
+
+EXIT CODES:
+  0    done
+  1    the daemon refused or failed; a job that was waited for failed or was cancelled
+  2    wrong usage
+  3    the daemon cannot be reached
+  4    not found
+  130  interrupted
+
+ENVIRONMENT:
+  KMERGE_SOCKET  the daemon's socket, as --socket
+  NO_COLOR       if set, no colours";
+
+/// Whether arguments that could not be read ask for JSON.
+pub(crate) fn wants_json(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_json = |text: &OsString| text == "json" || text == "jsonl";
+    arguments.iter().any(|argument| {
+        argument == "--json" || argument == "--format=json" || argument == "--format=jsonl"
+    }) || arguments
+        .windows(2)
+        .any(|pair| pair[0] == "--format" && is_json(&pair[1]))
+}
+
+#[cfg(test)]
+mod tests;

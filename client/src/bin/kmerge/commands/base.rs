@@ -1,0 +1,135 @@
+//! `kmerge base`: register base models and look at them.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use kmerge_client::{json, v1};
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::views;
+use crate::{files, values};
+
+/// Register base models and look at them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Base {
+    /// Register a base model from its config.json
+    Add(Add),
+    /// List the base models
+    #[command(after_help = "EXAMPLES:\n  kmerge base list\n  kmerge base list --json")]
+    List,
+    /// Show one base model
+    #[command(after_help = "EXAMPLES:\n  kmerge base show smollm2-135m")]
+    Show {
+        /// Its name
+        #[arg(value_parser = values::name)]
+        name: String,
+    },
+}
+
+/// Arguments of `base add`. What is left out is the daemon's configured default.
+#[derive(Debug, Args)]
+#[command(after_help = ADD_EXAMPLES)]
+pub(crate) struct Add {
+    /// The name by which adapters will say what they were trained on
+    #[arg(value_parser = values::name)]
+    name: String,
+    /// The model's config.json, as Hugging Face has it; - reads stdin
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// K: at most this many slots
+    #[arg(long, value_name = "K")]
+    slots: Option<u32>,
+    /// At most this many bytes for all slots together, as 64MiB or 1GB; 0: no limit
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    max_bytes: Option<u64>,
+    /// Which slot a newcomer goes to
+    #[arg(long, value_name = "RULE", value_enum)]
+    assignment: Option<values::Assignment>,
+    /// For kmerge++: open a slot for a newcomer less similar than this, in (0, 1]
+    #[arg(long, value_name = "T")]
+    threshold: Option<f64>,
+    /// How a newcomer and a slot become one
+    #[arg(long, value_name = "OPERATOR", value_enum)]
+    operator: Option<values::Operator>,
+    /// In which type slots keep their tensors
+    #[arg(long, value_name = "DTYPE", value_enum)]
+    dtype: Option<values::Dtype>,
+    /// What exports carry as base_model_name_or_path [default: from config.json]
+    #[arg(long, value_name = "NAME")]
+    served_as: Option<String>,
+}
+
+const ADD_EXAMPLES: &str = "\
+EXAMPLES:
+  kmerge base add smollm2-135m --config config.json
+  kmerge base add llama-3.2-1b --config config.json --slots 8 --max-bytes 128MiB --operator exact
+  kmerge base add qwen3-0.6b --config config.json --assignment kmerge++ --threshold 0.05";
+
+impl Base {
+    pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        match self {
+            Self::Add(add) => add.run(context).await,
+            Self::List => list(context).await,
+            Self::Show { name } => {
+                let base = context.client().await?.get_base_model(&name).await?;
+                show(context, &base)
+            }
+        }
+    }
+}
+
+impl Add {
+    async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        let config = files::read_config(&self.config)?;
+        let client = context.client().await?;
+        let base = client.register_base_model(self.request(config)).await?;
+        show(context, &base)?;
+        let name = &base.name;
+        context.output.note(&format!(
+            "next: kmerge push PATH --task NAME --base {name} --wait"
+        ));
+        Ok(Exit::Done)
+    }
+
+    fn request(self, config: Vec<u8>) -> v1::RegisterBaseModelRequest {
+        let assignment = self
+            .assignment
+            .map(v1::AssignmentRule::from)
+            .unwrap_or_default();
+        let operator = self.operator.map(v1::Operator::from).unwrap_or_default();
+        let dtype = self.dtype.map(v1::SlotDtype::from).unwrap_or_default();
+        v1::RegisterBaseModelRequest {
+            name: self.name,
+            config,
+            policy: Some(v1::MergePolicy {
+                slots: self.slots,
+                max_bytes: self.max_bytes,
+                assignment: assignment.into(),
+                threshold: self.threshold,
+                operator: operator.into(),
+                dtype: dtype.into(),
+            }),
+            served_as: self.served_as.unwrap_or_default(),
+        }
+    }
+}
+
+async fn list(context: &Context) -> Result<Exit, Failure> {
+    let bases = context.client().await?.list_base_models().await?;
+    context
+        .output
+        .list("base_models", json::messages(&bases), || {
+            views::base_models(&bases)
+        })?;
+    Ok(Exit::Done)
+}
+
+fn show(context: &Context, base: &v1::BaseModel) -> Result<Exit, Failure> {
+    let now = SystemTime::now();
+    context
+        .output
+        .document(&json::message(base), || views::base_model(base, now))?;
+    Ok(Exit::Done)
+}

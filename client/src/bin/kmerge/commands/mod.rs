@@ -1,0 +1,53 @@
+//! The commands, one file for each group: ask the daemon, hand the answer to the output.
+
+pub(crate) mod base;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod jobs;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod shell;
+pub(crate) mod slots;
+pub(crate) mod status;
+pub(crate) mod tasks;
+pub(crate) mod watch;
+
+use crate::cli::Command;
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+
+/// Runs a command until it is done or interrupted from the keyboard.
+pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
+    // The demo stops its daemon before it goes, so it minds interrupts itself.
+    if let Command::Demo(demo) = command {
+        return demo.run(context).await;
+    }
+    tokio::select! {
+        result = dispatch(command, context) => result,
+        interrupted = tokio::signal::ctrl_c() => match interrupted {
+            Ok(()) => Err(Failure::interrupted()),
+            Err(error) => Err(Failure::system("listen for interrupts", &error)),
+        },
+    }
+}
+
+async fn dispatch(command: Command, context: &Context) -> Result<Exit, Failure> {
+    match command {
+        Command::Base(base) => base.run(context).await,
+        Command::Push(push) => push.run(context).await,
+        Command::Slots(slots) => slots.run(context).await,
+        Command::Slot(slot) => slot.run(context).await,
+        Command::Tasks(tasks) => tasks.run(context).await,
+        Command::Jobs(jobs) => jobs.run(context).await,
+        Command::Job(job) => job.run(context).await,
+        Command::Cancel(cancel) => cancel.run(context).await,
+        Command::Watch(watch) => watch.run(context).await,
+        Command::Resolve(resolve) => resolve.run(context).await,
+        Command::Pull(pull) => pull.run(context).await,
+        Command::Status => status::run(context).await,
+        Command::Doctor => doctor::run(context).await,
+        Command::Demo(demo) => demo.run(context).await,
+        Command::Completions(completions) => completions.run(&context.output),
+        Command::Man(man) => man.run(&context.output),
+    }
+}

@@ -1,0 +1,212 @@
+//! Carrying out a plan: one whole file in normal form, written from front to back.
+//!
+//! Modules are computed in batches by the threads of the current pool. While one batch is computed
+//! the calling thread writes the batch before it, so the sink sees the file in order and two batches
+//! are all that is ever held.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::gram::{Factors, GramScratch};
+use crate::header::{NormalForm, ShapedModule};
+use crate::modules::{Aligned, align};
+use crate::operator::exact::{self, Energy, ExactScratch};
+use crate::operator::{ReadScratch, Side, Target, linear};
+use crate::parallel::{Pool, Pooled, try_map};
+use crate::similarity::{share, stored_norm};
+use crate::{
+    AdapterLayout, AdapterView, Assignment, Dtype, MergeError, ModuleNorms, Operator, Plan, Progress,
+    SlotView, TensorSink, device, element,
+};
+
+/// Modules of one batch, for each thread: enough to even out modules of different size.
+const BATCH: usize = 4;
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Layout of the file, as [`decode_slot`](crate::decode_slot) will read it.
+    pub layout: AdapterLayout,
+    /// Norms of the updates as stored, worth keeping with the slot.
+    pub norms: ModuleNorms,
+    /// Share of the squared singular values that the rank could hold, over all modules together;
+    /// only the exact operator truncates.
+    pub energy_kept: Option<f64>,
+}
+
+/// Writes the file that `plan` describes, from the slots and the newcomer that it was made for.
+///
+/// # Errors
+///
+/// [`MergeError::StalePlan`] and [`MergeError::OtherAdapters`] when they are not the same any more,
+/// [`MergeError::NotFinite`] when a value does not fit the stored type, [`MergeError::Source`] and
+/// [`MergeError::Sink`] from reading and writing. After an error the sink holds part of a file.
+pub fn execute(
+    plan: &Plan,
+    slots: &[SlotView<'_>],
+    newcomer: AdapterView<'_>,
+    sink: &mut dyn TensorSink,
+    progress: Progress<'_>,
+) -> Result<Outcome, MergeError> {
+    let slot = target_slot(plan, slots)?;
+    let layouts: Vec<&AdapterLayout> =
+        slot.iter().map(|view| view.layout).chain([newcomer.layout]).collect();
+    let modules = align(&layouts)?;
+    let form = planned_form(plan, &modules)?;
+    let merge = Merge { plan, slot, newcomer, modules: &modules };
+    sink.write(&form.head).map_err(MergeError::Sink)?;
+
+    let mut norms = Vec::with_capacity(modules.len());
+    let mut energy = Energy { kept: 0.0, all: 0.0 };
+    let finished = AtomicUsize::new(0);
+    let (scratches, buffers) = (Pool::default(), Pool::default());
+    let compute = |start: usize| {
+        let count = (BATCH * rayon::current_num_threads()).min(modules.len() - start);
+        try_map(count, || scratches.take(), |scratch, index| {
+            let written = merge.module(start + index, scratch, buffers.take())?;
+            progress(share(finished.fetch_add(1, Ordering::Relaxed) + 1, modules.len()));
+            Ok(written)
+        })
+    };
+    let mut next = 0;
+    let mut ready: Vec<Written<'_>> = Vec::new();
+    while next < modules.len() || !ready.is_empty() {
+        let mut following = Ok(Vec::new());
+        let mut sunk = Ok(());
+        rayon::in_place_scope(|scope| {
+            if next < modules.len() {
+                scope.spawn(|_| following = compute(next));
+            }
+            // The sink stays on the calling thread: it need not be Send.
+            sunk = ready.iter().try_for_each(|module| sink.write(module.bytes(plan.dtype)));
+        });
+        sunk.map_err(MergeError::Sink)?;
+        for module in &ready {
+            norms.push(module.norm);
+            energy.kept += module.energy.kept;
+            energy.all += module.energy.all;
+        }
+        ready = following?;
+        next += ready.len();
+    }
+    let truncated = plan.assignment == Assignment::Merged && plan.operator == Operator::Exact;
+    // An average that is zero loses nothing.
+    let share_kept = || if energy.all > 0.0 { (energy.kept / energy.all).min(1.0) } else { 1.0 };
+    Ok(Outcome {
+        layout: form.layout,
+        norms: ModuleNorms::new(norms),
+        energy_kept: truncated.then(share_kept),
+    })
+}
+
+/// The slot that the plan merges into, checked to be where the plan left it; `None` for a slot to
+/// be opened, checked not to exist.
+fn target_slot<'a>(
+    plan: &Plan,
+    slots: &[SlotView<'a>],
+) -> Result<Option<AdapterView<'a>>, MergeError> {
+    let view = slots.iter().find(|view| view.slot == plan.slot);
+    let found = view.map(|view| view.generation);
+    let expected = match plan.assignment {
+        Assignment::Opened => None,
+        Assignment::Merged => Some(plan.generation - 1),
+    };
+    if found != expected {
+        return Err(MergeError::StalePlan { slot: plan.slot, planned: plan.generation, found });
+    }
+    Ok(view.map(|view| view.adapter))
+}
+
+/// The planned file, checked to be the one that these modules give.
+fn planned_form(plan: &Plan, modules: &[Aligned<'_>]) -> Result<NormalForm, MergeError> {
+    let shapes = modules.iter().map(|module| ShapedModule {
+        path: module.path,
+        out_features: module.out_features,
+        in_features: module.in_features,
+    });
+    let form = NormalForm::new(shapes, plan.rank, plan.dtype);
+    let fits = modules.iter().flat_map(|module| module.found.iter().flatten());
+    if form.layout != plan.layout || fits.into_iter().any(|(_, module)| module.rank > plan.rank) {
+        return Err(MergeError::OtherAdapters);
+    }
+    Ok(form)
+}
+
+/// Memory of one thread.
+#[derive(Debug, Default)]
+struct Scratch {
+    read: ReadScratch,
+    exact: ExactScratch,
+    gram: GramScratch,
+}
+
+/// One module's factors, A before B: as f32, and as words of a half type where that is stored.
+#[derive(Debug, Default)]
+struct Buffer {
+    values: Vec<f32>,
+    words: Vec<u16>,
+}
+
+/// One module, ready to be written.
+#[derive(Debug)]
+struct Written<'a> {
+    buffer: Pooled<'a, Buffer>,
+    norm: f32,
+    energy: Energy,
+}
+
+impl Written<'_> {
+    fn bytes(&self, dtype: Dtype) -> &[u8] {
+        element::bytes(dtype, &self.buffer.values, &self.buffer.words)
+    }
+}
+
+/// What all modules of one merge share.
+struct Merge<'a> {
+    plan: &'a Plan,
+    slot: Option<AdapterView<'a>>,
+    newcomer: AdapterView<'a>,
+    modules: &'a [Aligned<'a>],
+}
+
+impl<'a> Merge<'a> {
+    fn module<'b>(
+        &self,
+        index: usize,
+        scratch: &mut Scratch,
+        mut buffer: Pooled<'b, Buffer>,
+    ) -> Result<Written<'b>, MergeError> {
+        let module = &self.modules[index];
+        let target = Target {
+            out_features: module.out_features,
+            in_features: module.in_features,
+            rank: self.plan.rank,
+        };
+        let side = |owner: usize, view: AdapterView<'a>| {
+            let (_, module) = module.found[owner]?;
+            Some(Side { module, source: view.source })
+        };
+        let slot = self.slot.and_then(|view| side(0, view));
+        let newcomer = side(usize::from(self.slot.is_some()), self.newcomer);
+
+        let Buffer { values, words } = &mut *buffer;
+        values.resize(target.len(), 0.0);
+        let weight = self.plan.newcomer_weight;
+        let truncated = match (self.plan.operator, slot, newcomer) {
+            (Operator::Exact, Some(slot), Some(newcomer)) => {
+                Some(exact::merge(slot, newcomer, weight, target, &mut scratch.exact, values)?)
+            }
+            // One side alone is already of the target's rank, whatever the operator.
+            (Operator::Exact | Operator::KMergeLinear | Operator::Linear, _, _) => {
+                linear::combine(slot, newcomer, weight, target, &mut scratch.read, values)?;
+                None
+            }
+        };
+        let dtype = self.plan.dtype;
+        let not_finite = || MergeError::NotFinite { module: module.path.to_owned(), dtype };
+        element::round(dtype, values, words).ok_or_else(not_finite)?;
+        let (a, b) = values.split_at(target.a_len());
+        let norm = scratch.gram.norm(Factors { a, b, rank: target.rank }, device::compute())?;
+        let energy = truncated.unwrap_or(Energy { kept: norm * norm, all: norm * norm });
+        Ok(Written { norm: stored_norm(norm, module.path)?, energy, buffer })
+    }
+}

@@ -1,0 +1,194 @@
+//! The best approximation, at the target's rank, of the weighted average of two updates.
+//!
+//! Stack the factors: D = (1−w)·B₁A₁ + w·s·B₂A₂ = L·Rᵀ with L = [√(1−w)·B₁, √(ws)·B₂] and
+//! R = [√(1−w)·A₁ᵀ, √(ws)·A₂ᵀ]. By Eckart and Young the truncated SVD of D is the best
+//! approximation, and D has at most 2r singular values, all of which live in small matrices:
+//!
+//! ```text
+//! G_L = LᵀL,  G_R = RᵀR = C·Cᵀ           (m × m, m = r₁ + r₂; C by a semidefinite Cholesky)
+//! Cᵀ·G_L·C = Y·Σ²·Yᵀ                      (symmetric; Σ are the singular values of D)
+//! B̂ = L·C·Y·Σ^-½ = U·√Σ,   Â = Σ^-3/2·Yᵀ·Cᵀ·G_L·Rᵀ = √Σ·Vᵀ
+//! ```
+//!
+//! No inverse of C is needed, so singular stacks (shared directions, padded factors) are ordinary
+//! input. Squaring loses half of the digits, which is why the Gram matrices and the core are f64:
+//! directions below about 10⁻⁷·σ₁ are lost, the rounding of f32 itself. Only the two tall products
+//! are f32.
+
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+
+use super::{ReadScratch, Side, Target, narrow};
+use crate::MergeError;
+use crate::linalg::semidefinite_cholesky;
+
+/// Columns or rows of a stack that are widened to f64 at a time.
+const TILE: usize = 256;
+/// Singular values below this share of the largest are rounding: the square root of a few ε.
+const NEGLIGIBLE: f64 = 3e-8;
+
+/// Squared singular values of one module: those kept and all of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Energy {
+    pub(crate) kept: f64,
+    pub(crate) all: f64,
+}
+
+/// Memory of one thread.
+#[derive(Debug, Default)]
+pub(crate) struct ExactScratch {
+    read: ReadScratch,
+    /// [B₁, B₂], `out_features` × m.
+    left: Vec<f32>,
+    /// [A₁; A₂], m × `in_features`.
+    right: Vec<f32>,
+    tile: Vec<f64>,
+}
+
+/// Fills `out` (A, then B) from two sides that both have the module.
+pub(crate) fn merge(
+    slot: Side<'_>,
+    newcomer: Side<'_>,
+    weight: f64,
+    target: Target,
+    scratch: &mut ExactScratch,
+    out: &mut [f32],
+) -> Result<Energy, MergeError> {
+    let ranks = [slot.module.rank, newcomer.module.rank];
+    let m = ranks[0] + ranks[1];
+    scratch.stack(slot, newcomer, target)?;
+    let ExactScratch { left, right, tile, .. } = scratch;
+
+    // Weights go into the small matrices, where they are exact, not into the factors.
+    let coefficients = [(1.0 - weight).sqrt(), (weight * newcomer.module.scaling).sqrt()];
+    let coefficient = |index: usize| coefficients[usize::from(index >= ranks[0])];
+    let weigh = |gram: Mat<f64>| {
+        Mat::from_fn(m, m, |row, column| {
+            gram[(row.max(column), row.min(column))] * coefficient(row) * coefficient(column)
+        })
+    };
+    let gram_left = weigh(gram_of_columns(left, m, tile));
+    let gram_right = weigh(gram_of_rows(right, m, tile));
+
+    let c = semidefinite_cholesky(&gram_right);
+    let left_c = &gram_left * &c;
+    let core = c.transpose() * &left_c;
+    let all = (0..core.nrows()).map(|index| core[(index, index)].max(0.0)).sum();
+    let decomposition = core
+        .self_adjoint_eigen(faer::Side::Lower)
+        .map_err(|_| MergeError::Decomposition { module: slot.module.path.clone() })?;
+    let vectors = decomposition.U();
+    let values = decomposition.S().column_vector();
+
+    // Eigenvalues ascend; the strongest directions come last.
+    let size = core.nrows();
+    let strongest = if size == 0 { 0.0 } else { values[size - 1] };
+    let kept_values: Vec<(usize, f64)> = (0..size)
+        .rev()
+        .take(target.rank)
+        .map(|index| (index, values[index]))
+        .take_while(|&(_, value)| value > strongest * NEGLIGIBLE * NEGLIGIBLE)
+        .collect();
+    let kept = kept_values.iter().map(|&(_, value)| value).sum();
+
+    // C·Y and G_L·C·Y for the kept directions, then the powers of σ = √value.
+    let y = Mat::from_fn(size, kept_values.len(), |row, column| vectors[(row, kept_values[column].0)]);
+    let c_y = &c * &y;
+    let left_c_y = &left_c * &y;
+    let rank = target.rank;
+    let mut to_b = vec![0.0; m * rank];
+    let mut to_a = vec![0.0; rank * m];
+    for (column, &(_, value)) in kept_values.iter().enumerate() {
+        let (root, cubed_root) = (value.powf(-0.25), value.powf(-0.75));
+        for row in 0..m {
+            to_b[row * rank + column] = narrow(c_y[(row, column)] * root * coefficient(row));
+            to_a[column * m + row] = narrow(left_c_y[(row, column)] * cubed_root * coefficient(row));
+        }
+    }
+    let (a, b) = out.split_at_mut(target.a_len());
+    product(&to_a, right, [rank, m, target.in_features], a);
+    product(left, &to_b, [target.out_features, m, rank], b);
+    Ok(Energy { kept, all })
+}
+
+impl ExactScratch {
+    /// Reads both sides into the stacks.
+    fn stack(
+        &mut self,
+        slot: Side<'_>,
+        newcomer: Side<'_>,
+        target: Target,
+    ) -> Result<(), MergeError> {
+        let Self { read, left, right, .. } = self;
+        let m = slot.module.rank + newcomer.module.rank;
+        right.resize(m * target.in_features, 0.0);
+        left.resize(target.out_features * m, 0.0);
+        let (above, below) = right.split_at_mut(slot.module.rank * target.in_features);
+        above.copy_from_slice(slot.a(read)?);
+        below.copy_from_slice(newcomer.a(read)?);
+        let mut offset = 0;
+        for side in [slot, newcomer] {
+            let rank = side.module.rank;
+            for (row, values) in left.chunks_exact_mut(m).zip(side.b(read)?.chunks_exact(rank)) {
+                row[offset..offset + rank].copy_from_slice(values);
+            }
+            offset += rank;
+        }
+        Ok(())
+    }
+}
+
+/// XᵀX for X with m columns, lower triangle, tile of rows by tile.
+fn gram_of_columns(x: &[f32], m: usize, tile: &mut Vec<f64>) -> Mat<f64> {
+    let mut gram = Mat::zeros(m, m);
+    for rows in x.chunks(TILE * m) {
+        tile.clear();
+        tile.extend(rows.iter().map(|&value| f64::from(value)));
+        let wide = MatRef::from_row_major_slice(tile, rows.len() / m, m);
+        accumulate(gram.as_mut(), wide.transpose());
+    }
+    gram
+}
+
+/// XXᵀ for X with m rows, lower triangle, tile of columns by tile.
+fn gram_of_rows(x: &[f32], m: usize, tile: &mut Vec<f64>) -> Mat<f64> {
+    let mut gram = Mat::zeros(m, m);
+    let width = x.len() / m;
+    for start in (0..width).step_by(TILE) {
+        let columns = TILE.min(width - start);
+        tile.clear();
+        for row in x.chunks_exact(width) {
+            tile.extend(row[start..start + columns].iter().map(|&value| f64::from(value)));
+        }
+        accumulate(gram.as_mut(), MatRef::from_row_major_slice(tile, m, columns));
+    }
+    gram
+}
+
+/// gram += x·xᵀ, lower triangle.
+fn accumulate(gram: MatMut<'_, f64>, x: MatRef<'_, f64>) {
+    triangular::matmul(
+        gram,
+        BlockStructure::TriangularLower,
+        Accum::Add,
+        x,
+        BlockStructure::Rectangular,
+        x.transpose(),
+        BlockStructure::Rectangular,
+        1.0,
+        Par::Seq,
+    );
+}
+
+/// out = x·y, all row-major; sizes are rows of x, inner, columns of y.
+fn product(x: &[f32], y: &[f32], [rows, inner, columns]: [usize; 3], out: &mut [f32]) {
+    matmul(
+        MatMut::from_row_major_slice_mut(out, rows, columns),
+        Accum::Replace,
+        MatRef::from_row_major_slice(x, rows, inner),
+        MatRef::from_row_major_slice(y, inner, columns),
+        1.0,
+        Par::Seq,
+    );
+}
