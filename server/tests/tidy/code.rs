@@ -126,6 +126,7 @@ impl Code {
         at
     }
 
+    /// Reads a path outside a `use`. A word by itself is a variable or a keyword, and no path.
     fn plain_path(&self, mut at: usize, found: &mut Vec<NamedPath>) -> usize {
         let line = self.tokens[at].1;
         let mut segments = Vec::new();
@@ -139,7 +140,9 @@ impl Code {
             }
             at += 1;
         }
-        found.push(NamedPath { segments, line });
+        if segments.len() > 1 {
+            found.push(NamedPath { segments, line });
+        }
         at
     }
 
@@ -302,8 +305,7 @@ after::all(1)
 
 #[test]
 fn use_trees_are_spelt_out() {
-    let source =
-        "use std::{fs::{self, File}, io as other, net::*};\nuse ::sled;\nextern crate tokio;\nx();";
+    let source = "use std::{fs::{self, File}, io as other, net::*};\nuse ::sled;\nextern crate tokio;\nx::y();";
     assert_eq!(
         named(source),
         [
@@ -313,7 +315,7 @@ fn use_trees_are_spelt_out() {
             "std::net",
             "sled",
             "tokio",
-            "x"
+            "x::y"
         ]
     );
 }

@@ -354,7 +354,7 @@ fn each_impurity_is_found_in_merge_and_only_there() {
         );
     }
     for begin in THREADS {
-        let text = format!("fn f() {{ {begin}(); }}");
+        let text = format!("fn f() {{ {begin}::x(); }}");
         assert_eq!(
             purity(&source("server/merge/src/a.rs", &text)).len(),
             1,
@@ -391,6 +391,16 @@ fn sled_has_one_place() {
         1
     );
     assert_eq!(one_catalog(&[]).len(), 1);
+    for (text, named) in [
+        ("fn f() { sled::open(x) }", 1),
+        ("extern crate sled;", 1),
+        ("fn f() { let sled = open(); drop(sled) }", 0),
+        ("use crate::catalog_sled::SledStore;", 0),
+    ] {
+        let elsewhere = source("client/src/lib.rs", text).remove(0);
+        let found = one_catalog(&[file("storage/src/a.rs"), elsewhere]);
+        assert_eq!(found.len(), named, "{text}");
+    }
 }
 
 #[test]
