@@ -371,7 +371,8 @@ fn slot_of(base_model: &BaseModelState, slot: SlotIndex) -> Result<&Arc<SlotStat
         .ok_or_else(|| ServerError::unknown_slot(&base_model.record.name, slot))
 }
 
-fn members(slot: &SlotState, count: usize) -> Vec<WeightedMember> {
+/// The first `count` members of a slot with their weights when it had so many.
+pub fn members(slot: &SlotState, count: usize) -> Vec<WeightedMember> {
     let weights = slot.weights(count);
     slot.members
         .iter()

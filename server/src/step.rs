@@ -11,12 +11,13 @@ use kmerge_merge::{
 };
 use kmerge_storage::{
     BaseModelState, Catalog, Commit, Digest, GenerationRecord, JobRecord, NewMember, Reader,
-    SlotChange, SlotIndex,
+    SlotChange, SlotIndex, TaskName,
 };
 
 use crate::error::ServerError;
 use crate::facts::{self, DecisionFacts, GenerationFacts};
 use crate::progress::Stage;
+use crate::serving::{self, WeightedMember};
 use crate::tensors::{Discard, FileSink, FileSource};
 
 /// Reports (stage, share of the stage that is done).
@@ -143,17 +144,36 @@ fn merge(
     })
 }
 
-/// What would be decided for a newcomer now. Changes nothing.
+/// What would be decided for a newcomer now.
+#[derive(Debug)]
+pub struct Decided {
+    /// The decision.
+    pub facts: DecisionFacts,
+    /// The slot's members with the newcomer among them.
+    pub members: Vec<WeightedMember>,
+}
+
+/// Decides for a newcomer as things are, and changes nothing.
 ///
 /// # Errors
 /// As the merge itself would fail.
 pub fn decide(
     arrival: Arrival<'_>,
+    task: &TaskName,
     reader: &Reader,
     cache: &NormCache,
-) -> Result<DecisionFacts, ServerError> {
-    let merged = merge(arrival, reader, cache, &mut Discard, &|_, _| {})?;
-    Ok(DecisionFacts::new(&merged.plan, &merged.outcome))
+) -> Result<Decided, ServerError> {
+    let Merged { plan, outcome, .. } = merge(arrival, reader, cache, &mut Discard, &|_, _| {})?;
+    let slot = arrival.base_model.slots.get(&SlotIndex(plan.slot));
+    let mut members = slot.map_or_else(Vec::new, |slot| serving::members(slot, usize::MAX));
+    for (_, weight) in &mut members {
+        *weight *= 1.0 - plan.newcomer_weight;
+    }
+    members.push((task.clone(), plan.newcomer_weight));
+    Ok(Decided {
+        facts: DecisionFacts::new(&plan, &outcome),
+        members,
+    })
 }
 
 /// Carries out one job: reads its staged files and the slots of its base model, writes the new

@@ -20,10 +20,10 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{self, Load};
 use crate::config;
 use crate::error::ServerError;
-use crate::facts::{self, DecisionFacts};
+use crate::facts;
 use crate::owner::Owner;
 use crate::schedule;
-use crate::step::{self, Arrival, NormCache};
+use crate::step::{self, Arrival, Decided, NormCache};
 use crate::tensors::FileSource;
 
 /// Chunks between the stream and the disk. With the one in each hand: at most 4 MiB an upload.
@@ -63,7 +63,7 @@ pub enum Accepted {
     /// It was only asked about.
     Decided {
         /// What would be decided now.
-        decision: DecisionFacts,
+        decision: Decided,
         /// What was noticed and is harmless.
         warnings: Vec<String>,
     },
@@ -307,7 +307,7 @@ impl Upload {
 
 struct Checked {
     warnings: Vec<String>,
-    decision: Option<DecisionFacts>,
+    decision: Option<Decided>,
 }
 
 impl Uploads {
@@ -336,7 +336,12 @@ impl Uploads {
                         base_model,
                         newcomer,
                     };
-                    step::decide(arrival, &self.parts.reader, &self.parts.norms)
+                    step::decide(
+                        arrival,
+                        &request.task,
+                        &self.parts.reader,
+                        &self.parts.norms,
+                    )
                 })
                 .transpose()?;
             Ok(Checked {

@@ -20,7 +20,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub async fn run() {
     let directory = scratch();
     let (daemon, client) = Daemon::start(directory.path()).await;
-    register(&client, "llama-1b", LLAMA_1B.config(), 4, v1::Operator::Exact).await;
+    register(
+        &client,
+        "llama-1b",
+        LLAMA_1B.config(),
+        4,
+        v1::Operator::Exact,
+    )
+    .await;
     let adapters: Vec<_> = (0..6)
         .map(|seed| {
             let source = directory.path().join(format!("adapter-{seed}"));
@@ -36,7 +43,12 @@ pub async fn run() {
         tokio::spawn(async move {
             let mut merged = 0;
             while !stop.load(Ordering::Relaxed) {
-                push(&client, &adapters[merged % adapters.len()], &format!("task-{merged}")).await;
+                push(
+                    &client,
+                    &adapters[merged % adapters.len()],
+                    &format!("task-{merged}"),
+                )
+                .await;
                 merged += 1;
             }
             merged
@@ -63,8 +75,15 @@ pub async fn run() {
 async fn push(client: &Client, adapter: &std::path::Path, task: &str) {
     let adapter = Adapter::open(adapter).await.unwrap();
     let upload = Upload::new(task, "llama-1b");
-    let answer = client.upload_adapter(&adapter, &upload, |_| ()).await.unwrap();
-    client.watch_job(answer.job.unwrap().id).ended().await.unwrap();
+    let answer = client
+        .upload_adapter(&adapter, &upload, |_| ())
+        .await
+        .unwrap();
+    client
+        .watch_job(answer.job.unwrap().id)
+        .ended()
+        .await
+        .unwrap();
 }
 
 async fn resolve_from_all(daemon: &Daemon) -> Vec<f64> {
@@ -93,7 +112,6 @@ async fn resolve_from_all(daemon: &Daemon) -> Vec<f64> {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
     reason = "an index into a short list"
 )]
 fn at(sorted: &[f64], share: f64) -> f64 {

@@ -6,6 +6,8 @@
 
 #![allow(missing_docs, unreachable_pub)]
 #![expect(clippy::print_stdout, reason = "a bench prints its results")]
+#![expect(clippy::cast_precision_loss, reason = "measured numbers are far below 2^52")]
+#![expect(clippy::disallowed_methods, reason = "a bench makes and reads files of its own")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run should stop")]
 
 mod latency;
@@ -21,7 +23,10 @@ use std::path::PathBuf;
 /// should be on the disk whose speed is of interest, not in memory.
 pub fn scratch() -> tempfile::TempDir {
     let root = std::env::var_os("KMERGE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    tempfile::Builder::new().prefix("kmerge-bench-").tempdir_in(root).unwrap()
+    tempfile::Builder::new()
+        .prefix("kmerge-bench-")
+        .tempdir_in(root)
+        .unwrap()
 }
 
 /// The middle of some measurements.
@@ -32,7 +37,10 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     // cargo passes --bench to every bench.
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|word| word == part);
     if wants("upload") {

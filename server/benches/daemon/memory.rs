@@ -21,7 +21,14 @@ pub async fn run() {
     let before = daemon.wakeups();
     tokio::time::sleep(IDLE).await;
     let wakeups = (daemon.wakeups() - before) as f64 / IDLE.as_secs_f64();
-    register(&client, "llama-8b", LLAMA_8B.config(), 1, v1::Operator::Exact).await;
+    register(
+        &client,
+        "llama-8b",
+        LLAMA_8B.config(),
+        1,
+        v1::Operator::Exact,
+    )
+    .await;
     println!("\nmemory of the daemon, Llama-3.1-8B, all linear modules, r = {RANK}, F16, exact");
     println!("  idle                        {idle:7.1} MiB, {wakeups:.2} wake-ups a second");
     for round in 0..2 {
@@ -30,10 +37,17 @@ pub async fn run() {
         let adapter = Adapter::open(&source).await.unwrap();
         let upload = Upload::new(format!("task-{round}"), "llama-8b");
         daemon.reset_peak();
-        let answer = client.upload_adapter(&adapter, &upload, |_| ()).await.unwrap();
+        let answer = client
+            .upload_adapter(&adapter, &upload, |_| ())
+            .await
+            .unwrap();
         let uploaded = daemon.memory("VmHWM") - idle;
         daemon.reset_peak();
-        let job = client.watch_job(answer.job.unwrap().id).ended().await.unwrap();
+        let job = client
+            .watch_job(answer.job.unwrap().id)
+            .ended()
+            .await
+            .unwrap();
         assert_eq!(job.state(), v1::JobState::Done, "{:?}", job.error);
         let merged = daemon.memory("VmHWM") - idle;
         daemon.reset_peak();
@@ -52,7 +66,13 @@ pub async fn run() {
             size as f64 / 1e6
         );
     }
-    let live = client.list_slots(None).await.unwrap().iter().map(|slot| slot.bytes).sum::<u64>();
+    let live = client
+        .list_slots(None)
+        .await
+        .unwrap()
+        .iter()
+        .map(|slot| slot.bytes)
+        .sum::<u64>();
     // The first generation is in its grace; after it, only the live one is left.
     tokio::time::sleep(Duration::from_secs(62)).await;
     let disk = disk_usage(&daemon.state);

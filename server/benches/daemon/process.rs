@@ -27,7 +27,11 @@ impl Daemon {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let daemon = Self { child, state, socket };
+        let daemon = Self {
+            child,
+            state,
+            socket,
+        };
         let client = daemon.ready().await;
         (daemon, client)
     }
@@ -36,7 +40,10 @@ impl Daemon {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Ok(client) = Client::connect(&self.socket).await
-                && client.health().await.is_ok_and(|health| health == Health::Serving)
+                && client
+                    .health()
+                    .await
+                    .is_ok_and(|health| health == Health::Serving)
             {
                 return client;
             }
@@ -69,14 +76,24 @@ impl Daemon {
         let mut total = 0;
         for task in std::fs::read_dir(self.proc("task")).unwrap() {
             let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt")).unwrap();
-            total += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("voluntary_ctxt"))
+                .unwrap();
+            total += line
+                .split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap();
         }
         total
     }
 
     fn proc(&self, name: &str) -> PathBuf {
-        Path::new("/proc").join(self.child.id().to_string()).join(name)
+        Path::new("/proc")
+            .join(self.child.id().to_string())
+            .join(name)
     }
 }
 
@@ -112,7 +129,16 @@ pub async fn register(
 
 /// The bytes that the files below `directory` take, each inode once.
 pub fn disk_usage(directory: &Path) -> u64 {
-    let output = Command::new("du").arg("-sk").arg(directory).output().unwrap();
+    let output = Command::new("du")
+        .arg("-sk")
+        .arg(directory)
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    text.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    text.split_whitespace()
+        .next()
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
 }

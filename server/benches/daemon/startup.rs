@@ -31,13 +31,20 @@ pub async fn run() {
     println!("\nstart-up with {TASKS} tasks after a SIGKILL, exec to SERVING, {ROUNDS} rounds");
     println!("  median {:.0} ms", crate::median(times) * 1e3);
     let disk = disk_usage(&directory.path().join("state"));
-    println!("  disk in use {:.1} MB, tensors included", disk as f64 / 1e6);
+    println!(
+        "  disk in use {:.1} MB, tensors included",
+        disk as f64 / 1e6
+    );
 }
 
 fn prepare(state: &std::path::Path, scratch: &std::path::Path) {
     let now = UnixMillis(1_700_000_000_000);
-    let Opened { mut committer, ingest, reader, .. } =
-        kmerge_storage::open(state, &Options::default(), now).unwrap();
+    let Opened {
+        mut committer,
+        ingest,
+        reader,
+        ..
+    } = kmerge_storage::open(state, &Options::default(), now).unwrap();
     let base_model = "llama-1b".parse().unwrap();
     committer
         .register_base_model(BaseModelRecord {
@@ -67,26 +74,43 @@ fn prepare(state: &std::path::Path, scratch: &std::path::Path) {
             })
             .unwrap();
         staging.write(&tensors).unwrap();
-        let job = committer.enqueue(staging.finish().unwrap(), now).unwrap().job;
+        let job = committer
+            .enqueue(staging.finish().unwrap(), now)
+            .unwrap()
+            .job;
         committer.start_job(job.id, now).unwrap();
         let slot = SlotIndex(u32::try_from(number).unwrap() % SLOTS);
         let mut writer = reader.new_tensor().unwrap();
         writer.write(&tensors).unwrap();
-        let expected =
-            committer.catalog().slot(&base_model, slot).map(|slot| slot.current().generation);
+        let expected = committer
+            .catalog()
+            .slot(&base_model, slot)
+            .map(|slot| slot.current().generation);
         let members = number / u64::from(SLOTS) + 1;
         let change = SlotChange {
             slot,
             expected,
             tensor: writer.finish().unwrap(),
-            newcomer: Some(NewMember { task, weight: 1.0 / members as f64 }),
+            newcomer: Some(NewMember {
+                task,
+                weight: 1.0 / members as f64,
+            }),
             facts: facts.into(),
         };
         let result = format!(
             r#"{{"assignment":"merged","slot":{},"generation":{members},"similarities":[],"reason":"made for a bench","rank":1,"bytes":1}}"#,
             slot.0
         );
-        committer.commit(Commit { job: job.id, changes: vec![change], result }, now).unwrap();
+        committer
+            .commit(
+                Commit {
+                    job: job.id,
+                    changes: vec![change],
+                    result,
+                },
+                now,
+            )
+            .unwrap();
         committer.collect(std::time::Duration::ZERO, now).unwrap();
     }
     committer.close().unwrap();

@@ -16,12 +16,22 @@ pub struct Shape {
 }
 
 /// Llama-3.2-1B, attention only.
-pub const LLAMA_1B: Shape =
-    Shape { layers: 16, hidden: 2048, key_value: 512, intermediate: 8192, mlp: false };
+pub const LLAMA_1B: Shape = Shape {
+    layers: 16,
+    hidden: 2048,
+    key_value: 512,
+    intermediate: 8192,
+    mlp: false,
+};
 
 /// Llama-3.1-8B, all linear modules.
-pub const LLAMA_8B: Shape =
-    Shape { layers: 32, hidden: 4096, key_value: 1024, intermediate: 14336, mlp: true };
+pub const LLAMA_8B: Shape = Shape {
+    layers: 32,
+    hidden: 4096,
+    key_value: 1024,
+    intermediate: 14336,
+    mlp: true,
+};
 
 impl Shape {
     /// Its config.json.
@@ -98,7 +108,8 @@ pub fn write(directory: &Path, shape: Shape, rank: usize, width: Width, seed: u6
     }
     let file = std::fs::File::create(directory.join("adapter_model.safetensors")).unwrap();
     let mut file = BufWriter::with_capacity(1 << 20, file);
-    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .unwrap();
     file.write_all(header.as_bytes()).unwrap();
     let mut noise = Noise(seed.wrapping_mul(2).wrapping_add(1));
     for _ in 0..offset / bytes {
@@ -123,7 +134,10 @@ impl Noise {
     }
 
     /// An F16 of either sign between 2^-9 and 2^-5.
-    #[expect(clippy::cast_possible_truncation, reason = "bits are cut out on purpose")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "bits are cut out on purpose"
+    )]
     fn half(&mut self) -> u16 {
         let bits = self.next() >> 40;
         let exponent = 6 + (bits >> 11 & 3);
@@ -131,7 +145,6 @@ impl Noise {
     }
 
     /// An F32 between -1/32 and 1/32.
-    #[expect(clippy::cast_precision_loss, reason = "24 bits fit an f32")]
     fn single(&mut self) -> f32 {
         ((self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0) / 32.0
     }

@@ -124,7 +124,7 @@ impl Adapters {
             },
             Accepted::Decided { decision, warnings } => v1::UploadAdapterResponse {
                 job: None,
-                decision: Some(convert::decision(&decision, Vec::new())),
+                decision: Some(convert::decision(&decision.facts, decision.members)),
                 existing: false,
                 warnings,
             },
