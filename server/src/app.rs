@@ -82,6 +82,7 @@ impl App {
             work: Arc::clone(&signal),
             stop: stop.clone(),
             grace: config.grace,
+            patience: config.listen.request_timeout,
         };
         let (owner, owner_thread) = Owner::start(parts, Handle::current())?;
         let workers = Workers::start(

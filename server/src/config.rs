@@ -75,7 +75,7 @@ pub struct Listen {
     pub reflection: bool,
     /// Open streams per connection.
     pub streams: u32,
-    /// The time a unary call may take.
+    /// How long a call may wait for the catalog.
     pub request_timeout: Duration,
     /// The time an upload may be silent.
     pub stream_idle: Duration,

@@ -30,9 +30,6 @@ use crate::workers::WorkSignal;
 /// Commands that may wait. Callers beyond that wait themselves, which is the backpressure.
 const DEPTH: usize = 64;
 
-/// How long a caller waits for an answer before it takes the catalog for stuck.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 type Reply<T> = oneshot::Sender<Result<T, CommitError>>;
 
 enum Command {
@@ -50,6 +47,7 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct Owner {
     commands: mpsc::Sender<Command>,
+    patience: Duration,
 }
 
 /// What the owner needs beside the catalog.
@@ -67,6 +65,8 @@ pub struct OwnerParts {
     pub stop: Stop,
     /// How long a superseded generation stays.
     pub grace: Duration,
+    /// How long a call waits for an answer before it takes the catalog for stuck.
+    pub patience: Duration,
 }
 
 impl Owner {
@@ -76,6 +76,7 @@ impl Owner {
     /// If the system has no thread to give.
     pub fn start(parts: OwnerParts, runtime: Handle) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (commands, receiver) = mpsc::channel(DEPTH);
+        let patience = parts.patience;
         let thread = std::thread::Builder::new()
             .name("catalog".to_owned())
             .spawn(move || {
@@ -85,7 +86,7 @@ impl Owner {
                 }
                 .run(receiver, &runtime);
             })?;
-        Ok((Self { commands }, thread))
+        Ok((Self { commands, patience }, thread))
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ServerError> {
@@ -100,7 +101,7 @@ impl Owner {
                 .map_err(|_| ServerError::Stopping)?
                 .map_err(ServerError::Commit)
         };
-        tokio::time::timeout(PATIENCE, asked)
+        tokio::time::timeout(self.patience, asked)
             .await
             .map_err(|_| ServerError::CatalogStuck)?
     }

@@ -216,7 +216,7 @@ fn look_up(error: &ServerError) -> Row {
         ServerError::Facts { .. } => row(Code::Internal, "RECORD_UNREADABLE", Detail::None),
         ServerError::Stopping => row(Code::Unavailable, "STOPPING", Detail::Retry(RESTART_RETRY)),
         ServerError::CatalogStuck => row(
-            Code::Unavailable,
+            Code::DeadlineExceeded,
             "CATALOG_STUCK",
             Detail::Retry(RESTART_RETRY),
         ),

@@ -305,8 +305,7 @@ pub(crate) fn stage(job: &v1::Job) -> String {
     let doing = match job.stage() {
         v1::JobStage::Similarity => "comparing with the slots",
         v1::JobStage::Merge => "merging",
-        v1::JobStage::Commit => "making it durable",
-        v1::JobStage::Publish => "writing the export",
+        v1::JobStage::Commit => "making it durable and writing the export",
         v1::JobStage::Unspecified => match job.state() {
             v1::JobState::Queued => "waiting for its turn",
             v1::JobState::Running => "running",
