@@ -73,7 +73,7 @@ impl Demo {
                 story.end(context)?;
                 Ok(Exit::Done)
             }
-            (Err(failure), _) if failure.exit == Exit::Interrupted => Err(failure),
+            (Err(failure), _) if !is_the_daemons(&failure) => Err(failure),
             (Err(failure), _) | (Ok(_), Err(failure)) => {
                 let _ = room.keep();
                 let hint = match &failure.hint {
@@ -94,4 +94,12 @@ impl Demo {
             ..v1::MergePolicy::default()
         }
     }
+}
+
+/// Whether the daemon's log may tell more about a failure. It does not about arguments, nor about
+/// someone who did not want to see the rest.
+fn is_the_daemons(failure: &Failure) -> bool {
+    let of_the_user = matches!(failure.exit, Exit::Interrupted | Exit::Done)
+        || failure.code == "INVALID_ARGUMENT";
+    !of_the_user
 }

@@ -7,6 +7,10 @@ use std::io::IsTerminal as _;
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
 use owo_colors::OwoColorize as _;
 
+/// The narrowest terminal, in columns, that cells are wrapped for. Below it, and where a terminal
+/// does not tell its width, wrapping makes a table worse.
+const NARROWEST: u16 = 40;
+
 /// A table under way.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -39,11 +43,13 @@ impl Table {
     /// An empty table with a header.
     pub(crate) fn new(columns: &[Column]) -> Self {
         let mut table = Self::bare();
-        table.grid.set_header(
-            columns
-                .iter()
-                .map(|column| column.title().dimmed().to_string()),
-        );
+        table
+            .grid
+            .set_header(columns.iter().map(|column| match column.title() {
+                // Styled, an empty title would leave space at the end of its line.
+                "" => String::new(),
+                title => title.dimmed().to_string(),
+            }));
         table.align(columns.iter().map(|column| column.alignment()));
         table
     }
@@ -56,7 +62,8 @@ impl Table {
     fn bare() -> Self {
         let mut grid = Grid::new();
         grid.load_style(presets::NOTHING);
-        if std::io::stdout().is_terminal() && !cfg!(test) {
+        let wraps = std::io::stdout().is_terminal() && !cfg!(test);
+        if wraps && grid.width().is_some_and(|width| width >= NARROWEST) {
             grid.set_content_arrangement(ContentArrangement::Dynamic);
         } else {
             grid.force_no_tty();

@@ -25,9 +25,18 @@ pub(crate) fn bytes(count: u64) -> String {
 /// A limit in bytes, where 0 is none.
 pub(crate) fn limit(count: u64) -> String {
     if count == 0 {
-        "no limit".to_owned()
+        "none".to_owned()
     } else {
         bytes(count)
+    }
+}
+
+/// What has been used of a limit in bytes, where 0 is none.
+pub(crate) fn of_limit(used: u64, limit: u64) -> String {
+    if limit == 0 {
+        format!("{}, no limit", bytes(used))
+    } else {
+        format!("{} of {}", bytes(used), bytes(limit))
     }
 }
 
@@ -101,7 +110,9 @@ mod tests {
         for (count, expected) in cases {
             assert_eq!(bytes(count), expected);
         }
-        assert_eq!(limit(0), "no limit");
+        assert_eq!(limit(0), "none");
+        assert_eq!(of_limit(1024, 0), "1.0 KiB, no limit");
+        assert_eq!(of_limit(1024, 2048), "1.0 KiB of 2.0 KiB");
     }
 
     #[test]

@@ -56,14 +56,7 @@ pub(crate) fn base_model(base: &v1::BaseModel, now: SystemTime) -> String {
             format!("{} of {}", base.slots_used, policy.slots()),
         )
         .fact("tasks", base.tasks.to_string())
-        .fact(
-            "size",
-            format!(
-                "{} of {}",
-                text::bytes(base.bytes_used),
-                text::limit(policy.max_bytes())
-            ),
-        )
+        .fact("size", text::of_limit(base.bytes_used, policy.max_bytes()))
         .fact("assignment", assignment_rule(&policy))
         .fact("operator", word(policy.operator()))
         .fact("dtype", word(policy.dtype()))
@@ -278,7 +271,10 @@ pub(crate) fn decision(decision: &v1::Decision) -> String {
         .join(", ");
     said + &Record::new()
         .fact("reason", &decision.reason)
-        .fact("members", members)
+        .maybe(
+            "members",
+            Some(members).filter(|members| !members.is_empty()),
+        )
         .fact(
             "size",
             format!("rank {}, {}", decision.rank, text::bytes(decision.bytes)),

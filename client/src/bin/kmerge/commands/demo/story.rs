@@ -99,7 +99,7 @@ impl Story {
         context.output.document(&document, || {
             let header = &self.export.header;
             format!(
-                "{}\n  {}\n  slot {}, generation {}: a PEFT adapter like any other\n\n\
+                "\n{}\n  {}\n  slot {}, generation {}: a PEFT adapter like any other\n\n\
                  kmerged has stopped, and its directory is gone.\n\n{}",
                 "An export, which stays:".bold(),
                 self.export.directory.display(),
@@ -199,7 +199,7 @@ fn columns(task: &str, decision: &str, similarity: &str, why: &str) -> String {
 }
 
 fn answers(resolved: &[v1::ResolveTaskResponse]) -> String {
-    let mut said = format!("{}\n", "Which slot serves a task:".bold());
+    let mut said = format!("\n{}\n", "Which slot serves a task:".bold());
     for answer in resolved {
         let arrow = "->".dimmed();
         said += &format!(

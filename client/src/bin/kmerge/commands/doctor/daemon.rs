@@ -11,6 +11,9 @@ use crate::output::text;
 /// Less free space than this is worth a warning, in bytes: a few adapters' worth.
 const LITTLE_SPACE: u64 = 1 << 30;
 
+/// What directories without files may take themselves, in bytes: a few blocks.
+const EMPTY_DIRECTORIES: u64 = 64 << 10;
+
 /// Nobody answers on the socket.
 pub(super) fn silent(error: Error) -> Check {
     let failure = Failure::from(error);
@@ -106,7 +109,7 @@ fn disk(disk: &v1::DiskUsage) -> Check {
             found,
             "make room on the file system of the state directory",
         )
-    } else if disk.quarantine > 0 {
+    } else if disk.quarantine > EMPTY_DIRECTORIES {
         let set_aside = text::bytes(disk.quarantine);
         Check::warn(
             "disk",
@@ -171,12 +174,11 @@ fn budget(base: &v1::BaseModel) -> Check {
     let policy = base.policy.unwrap_or_default();
     let limit = policy.max_bytes();
     let found = format!(
-        "{}: {} of {} slots, {} of {}",
+        "{}: {} of {} slots, {}",
         base.name,
         base.slots_used,
         policy.slots(),
-        text::bytes(base.bytes_used),
-        text::limit(limit)
+        text::of_limit(base.bytes_used, limit)
     );
     // Nine tenths, without leaving whole numbers.
     if limit > 0 && u128::from(base.bytes_used) * 10 >= u128::from(limit) * 9 {

@@ -71,7 +71,7 @@ fn each_trouble_is_found_by_its_check() {
         ),
         (with(|s| s.jobs_queued = 64), "queue", Verdict::Warn),
         (disk(|d| d.free = 1 << 20), "disk", Verdict::Warn),
-        (disk(|d| d.quarantine = 1), "disk", Verdict::Warn),
+        (disk(|d| d.quarantine = 1 << 20), "disk", Verdict::Warn),
         (
             with(|s| s.recovery.as_mut().unwrap().catalog_rebuilt = true),
             "catalog",
