@@ -53,7 +53,11 @@ impl AdapterLayout {
     /// Largest rank of any module; 0 for an adapter without modules.
     #[must_use]
     pub fn rank(&self) -> usize {
-        self.modules.iter().map(|module| module.rank).max().unwrap_or(0)
+        self.modules
+            .iter()
+            .map(|module| module.rank)
+            .max()
+            .unwrap_or(0)
     }
 
     /// The type that holds every value of every factor; F32 for an adapter without modules.
@@ -69,7 +73,10 @@ impl AdapterLayout {
     /// Bytes of all factors together, header not counted.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
-        self.modules.iter().map(|module| module.a.bytes + module.b.bytes).sum()
+        self.modules
+            .iter()
+            .map(|module| module.a.bytes + module.b.bytes)
+            .sum()
     }
 
     /// The module at `path`.
@@ -115,9 +122,14 @@ impl AdapterView<'_> {
         let load = |range: &TensorRange, shape: [usize; 2]| {
             let elements = shape[0] * shape[1];
             let mut bytes = vec![0; elements * range.dtype.size_bytes()];
-            self.source.read_at(range.offset, &mut bytes).map_err(MergeError::Source)?;
-            Tensor::from_raw_buffer(&bytes, range.dtype.candle(), &shape, device)
-                .map_err(|source| MergeError::Device { source: Box::new(source) })
+            self.source
+                .read_at(range.offset, &mut bytes)
+                .map_err(MergeError::Source)?;
+            Tensor::from_raw_buffer(&bytes, range.dtype.candle(), &shape, device).map_err(
+                |source| MergeError::Device {
+                    source: Box::new(source),
+                },
+            )
         };
         Ok((
             load(&module.a, [module.rank, module.in_features])?,
@@ -157,16 +169,34 @@ mod tests {
 
     #[test]
     fn paths_sort_by_layer_number() {
-        let mut paths = ["m.layers.10.q", "m.layers.2.v", "m.layers.2.q", "m.layers", "m.head"];
+        let mut paths = [
+            "m.layers.10.q",
+            "m.layers.2.v",
+            "m.layers.2.q",
+            "m.layers",
+            "m.head",
+        ];
         paths.sort_by(|l, r| compare_paths(l, r));
-        assert_eq!(paths, ["m.head", "m.layers", "m.layers.2.q", "m.layers.2.v", "m.layers.10.q"]);
+        assert_eq!(
+            paths,
+            [
+                "m.head",
+                "m.layers",
+                "m.layers.2.q",
+                "m.layers.2.v",
+                "m.layers.10.q"
+            ]
+        );
         assert_ne!(compare_paths("m.1", "m.01"), Ordering::Equal);
     }
 
     #[test]
     fn an_empty_layout_has_neutral_figures() {
         let layout = AdapterLayout::default();
-        assert_eq!((layout.rank(), layout.dtype(), layout.tensor_bytes()), (0, Dtype::F32, 0));
+        assert_eq!(
+            (layout.rank(), layout.dtype(), layout.tensor_bytes()),
+            (0, Dtype::F32, 0)
+        );
         assert!(layout.module("model.layers.0.self_attn.q_proj").is_none());
     }
 }

@@ -49,9 +49,10 @@ pub(crate) fn decide(
                 choice: Choice::Open(slot),
                 reason: format!("no slot was in use, so slot {slot} was opened"),
             },
-            Room::AllTaken | Room::NoBytes { .. } => {
-                Decision { choice: Choice::Nowhere, reason: String::new() }
-            }
+            Room::AllTaken | Room::NoBytes { .. } => Decision {
+                choice: Choice::Nowhere,
+                reason: String::new(),
+            },
         };
     };
     let taken = similarities.len();
@@ -92,12 +93,18 @@ pub(crate) fn decide(
 
 /// The slot of the highest similarity, the first of equals.
 fn nearest(similarities: &[(u32, f64)]) -> Option<(u32, f64)> {
-    similarities.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best })
+    similarities
+        .iter()
+        .copied()
+        .reduce(|best, next| if next.1 > best.1 { next } else { best })
 }
 
 fn most_similar(nearest: u32, highest: f64, similarities: &[(u32, f64)]) -> String {
-    let others: Vec<(u32, f64)> =
-        similarities.iter().copied().filter(|&(slot, _)| slot != nearest).collect();
+    let others: Vec<(u32, f64)> = similarities
+        .iter()
+        .copied()
+        .filter(|&(slot, _)| slot != nearest)
+        .collect();
     let next = self::nearest(&others)
         .map(|(slot, similarity)| format!(" (next: slot {slot} at {similarity:.4})"))
         .unwrap_or_default();
@@ -127,21 +134,36 @@ mod tests {
     fn kmerge_plus_plus_opens_only_for_strangers() {
         assert_eq!(choice(PLUS, Room::Free(1), &[(0, 0.29)]), Choice::Open(1));
         assert_eq!(choice(PLUS, Room::Free(1), &[(0, 0.3)]), Choice::Merge(0));
-        assert_eq!(choice(PLUS, Room::Free(2), &[(0, 0.1), (1, 0.5)]), Choice::Merge(1));
-        assert_eq!(choice(PLUS, Room::AllTaken, &[(0, 0.1), (1, 0.05)]), Choice::Merge(0));
+        assert_eq!(
+            choice(PLUS, Room::Free(2), &[(0, 0.1), (1, 0.5)]),
+            Choice::Merge(1)
+        );
+        assert_eq!(
+            choice(PLUS, Room::AllTaken, &[(0, 0.1), (1, 0.05)]),
+            Choice::Merge(0)
+        );
     }
 
     #[test]
     fn equals_go_to_the_lowest_number() {
         let equal = [(0, 0.2), (1, 0.4), (2, 0.4)];
-        assert_eq!(choice(AssignmentRule::KMerge, Room::AllTaken, &equal), Choice::Merge(1));
+        assert_eq!(
+            choice(AssignmentRule::KMerge, Room::AllTaken, &equal),
+            Choice::Merge(1)
+        );
         let zero = [(0, 0.0), (2, -0.0)];
-        assert_eq!(choice(AssignmentRule::KMerge, Room::AllTaken, &zero), Choice::Merge(0));
+        assert_eq!(
+            choice(AssignmentRule::KMerge, Room::AllTaken, &zero),
+            Choice::Merge(0)
+        );
     }
 
     #[test]
     fn a_byte_limit_makes_the_slots_full() {
-        let room = Room::NoBytes { needed: 300, allowed: 200 };
+        let room = Room::NoBytes {
+            needed: 300,
+            allowed: 200,
+        };
         for rule in [AssignmentRule::KMerge, PLUS] {
             let decision = decide(rule, room, 3, &[(0, 0.1), (1, 0.2)]);
             assert_eq!(decision.choice, Choice::Merge(1));

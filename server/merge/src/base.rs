@@ -73,7 +73,11 @@ impl BaseModel {
         if number >= self.layers || number.to_string() != layer {
             return None;
         }
-        let module = self.family.modules.iter().find(|module| module.name == name)?;
+        let module = self
+            .family
+            .modules
+            .iter()
+            .find(|module| module.name == name)?;
         Some(ModuleShape {
             out_features: self.widths.of(module.out_features),
             in_features: self.widths.of(module.in_features),

@@ -45,7 +45,9 @@ impl Dtype {
     /// Reads a safetensors type name; `None` for a type that factors may not have.
     #[must_use]
     pub fn from_safetensors_name(name: &str) -> Option<Self> {
-        [Self::F32, Self::F16, Self::Bf16].into_iter().find(|dtype| dtype.safetensors_name() == name)
+        [Self::F32, Self::F16, Self::Bf16]
+            .into_iter()
+            .find(|dtype| dtype.safetensors_name() == name)
     }
 
     /// The same type in candle's words.
@@ -80,7 +82,10 @@ mod tests {
     #[test]
     fn names_round_trip_and_others_are_refused() {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-            assert_eq!(Dtype::from_safetensors_name(dtype.safetensors_name()), Some(dtype));
+            assert_eq!(
+                Dtype::from_safetensors_name(dtype.safetensors_name()),
+                Some(dtype)
+            );
         }
         for name in ["F64", "f32", "I8", "", "F8_E4M3"] {
             assert_eq!(Dtype::from_safetensors_name(name), None);

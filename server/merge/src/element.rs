@@ -31,7 +31,9 @@ pub(crate) fn read(
     halves.resize(values.len(), 0);
     source.read_at(range.offset, bytemuck::cast_slice_mut(halves))?;
     if cfg!(target_endian = "big") {
-        halves.iter_mut().for_each(|word| *word = u16::from_le(*word));
+        halves
+            .iter_mut()
+            .for_each(|word| *word = u16::from_le(*word));
     }
     widen(range.dtype, halves, values);
     Ok(())
@@ -53,9 +55,13 @@ pub(crate) fn round(dtype: Dtype, values: &mut [f32], words: &mut Vec<u16>) -> O
         words.clear();
         words.resize(values.len(), 0);
         match dtype {
-            Dtype::F16 => words.reinterpret_cast_mut::<f16>().convert_from_f32_slice(values),
+            Dtype::F16 => words
+                .reinterpret_cast_mut::<f16>()
+                .convert_from_f32_slice(values),
             Dtype::Bf16 | Dtype::F32 => {
-                words.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(values);
+                words
+                    .reinterpret_cast_mut::<bf16>()
+                    .convert_from_f32_slice(values);
             }
         }
         widen(dtype, words, values);
@@ -68,14 +74,18 @@ pub(crate) fn all_finite(values: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     // Whole chunks without a branch, so that the loop vectorises.
     values.chunks(1024).all(|chunk| {
-        chunk.iter().fold(true, |finite, value| finite & (value.to_bits() & EXPONENT != EXPONENT))
+        chunk.iter().fold(true, |finite, value| {
+            finite & (value.to_bits() & EXPONENT != EXPONENT)
+        })
     })
 }
 
 fn widen(dtype: Dtype, words: &[u16], values: &mut [f32]) {
     match dtype {
         Dtype::F16 => words.reinterpret_cast::<f16>().convert_to_f32_slice(values),
-        Dtype::Bf16 | Dtype::F32 => words.reinterpret_cast::<bf16>().convert_to_f32_slice(values),
+        Dtype::Bf16 | Dtype::F32 => words
+            .reinterpret_cast::<bf16>()
+            .convert_to_f32_slice(values),
     }
 }
 
@@ -86,13 +96,22 @@ mod tests {
 
     fn range(dtype: Dtype, count: usize) -> TensorRange {
         let bytes = u64::try_from(count * dtype.size_bytes()).unwrap();
-        TensorRange { dtype, offset: 4, bytes }
+        TensorRange {
+            dtype,
+            offset: 4,
+            bytes,
+        }
     }
 
     /// Every pattern of 16 bits, and the neighbourhoods of what rounds to them.
     fn values() -> Vec<f32> {
         (0..=u16::MAX)
-            .flat_map(|word| [f16::from_bits(word).to_f32(), bf16::from_bits(word).to_f32()])
+            .flat_map(|word| {
+                [
+                    f16::from_bits(word).to_f32(),
+                    bf16::from_bits(word).to_f32(),
+                ]
+            })
             .filter(|value| value.is_finite())
             .flat_map(|value| [value, value * 1.000_3, value * 0.999_7, value * 1.003])
             .collect()
@@ -105,12 +124,18 @@ mod tests {
             let stored = Tensor::from_slice(&original, original.len(), &Device::Cpu)
                 .and_then(|tensor| tensor.to_dtype(dtype.candle()))
                 .unwrap();
-            let expected: Vec<f32> =
-                stored.to_dtype(DType::F32).and_then(|tensor| tensor.to_vec1()).unwrap();
+            let expected: Vec<f32> = stored
+                .to_dtype(DType::F32)
+                .and_then(|tensor| tensor.to_vec1())
+                .unwrap();
 
             let (mut rounded, mut words) = (original.clone(), Vec::new());
             let finite = round(dtype, &mut rounded, &mut words).is_some();
-            assert_eq!(finite, expected.iter().all(|value| value.is_finite()), "{dtype}");
+            assert_eq!(
+                finite,
+                expected.iter().all(|value| value.is_finite()),
+                "{dtype}"
+            );
             assert_eq!(bits(&rounded), bits(&expected), "{dtype}");
 
             let file = [&[9; 4], bytes(dtype, &rounded, &words)].concat();
@@ -129,8 +154,14 @@ mod tests {
         for index in [0, 1023, 1024, 1500] {
             let mut values = vec![1.0; 1501];
             values[index] = 65_520.0;
-            assert_eq!(round(Dtype::F16, &mut values.clone(), &mut Vec::new()), None);
-            assert_eq!(round(Dtype::Bf16, &mut values.clone(), &mut Vec::new()), Some(()));
+            assert_eq!(
+                round(Dtype::F16, &mut values.clone(), &mut Vec::new()),
+                None
+            );
+            assert_eq!(
+                round(Dtype::Bf16, &mut values.clone(), &mut Vec::new()),
+                Some(())
+            );
             values[index] = f32::NAN;
             assert_eq!(round(Dtype::F32, &mut values, &mut Vec::new()), None);
         }
@@ -139,7 +170,12 @@ mod tests {
     #[test]
     fn a_short_source_is_an_error() {
         let mut values = [0.0; 4];
-        let read = read(&vec![0; 19], &range(Dtype::F32, 4), &mut values, &mut Vec::new());
+        let read = read(
+            &vec![0; 19],
+            &range(Dtype::F32, 4),
+            &mut values,
+            &mut Vec::new(),
+        );
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

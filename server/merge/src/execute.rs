@@ -14,8 +14,8 @@ use crate::operator::{ReadScratch, Side, Target, linear};
 use crate::parallel::{Pool, Pooled, try_map};
 use crate::similarity::{share, stored_norm};
 use crate::{
-    AdapterLayout, AdapterView, Assignment, Dtype, MergeError, ModuleNorms, Operator, Plan, Progress,
-    SlotView, TensorSink, device, element,
+    AdapterLayout, AdapterView, Assignment, Dtype, MergeError, ModuleNorms, Operator, Plan,
+    Progress, SlotView, TensorSink, device, element,
 };
 
 /// Modules of one batch, for each thread: enough to even out modules of different size.
@@ -48,24 +48,42 @@ pub fn execute(
     progress: Progress<'_>,
 ) -> Result<Outcome, MergeError> {
     let slot = target_slot(plan, slots)?;
-    let layouts: Vec<&AdapterLayout> =
-        slot.iter().map(|view| view.layout).chain([newcomer.layout]).collect();
+    let layouts: Vec<&AdapterLayout> = slot
+        .iter()
+        .map(|view| view.layout)
+        .chain([newcomer.layout])
+        .collect();
     let modules = align(&layouts)?;
     let form = planned_form(plan, &modules)?;
-    let merge = Merge { plan, slot, newcomer, modules: &modules };
+    let merge = Merge {
+        plan,
+        slot,
+        newcomer,
+        modules: &modules,
+    };
     sink.write(&form.head).map_err(MergeError::Sink)?;
 
     let mut norms = Vec::with_capacity(modules.len());
-    let mut energy = Energy { kept: 0.0, all: 0.0 };
+    let mut energy = Energy {
+        kept: 0.0,
+        all: 0.0,
+    };
     let finished = AtomicUsize::new(0);
     let (scratches, buffers) = (Pool::default(), Pool::default());
     let compute = |start: usize| {
         let count = (BATCH * rayon::current_num_threads()).min(modules.len() - start);
-        try_map(count, || scratches.take(), |scratch, index| {
-            let written = merge.module(start + index, scratch, buffers.take())?;
-            progress(share(finished.fetch_add(1, Ordering::Relaxed) + 1, modules.len()));
-            Ok(written)
-        })
+        try_map(
+            count,
+            || scratches.take(),
+            |scratch, index| {
+                let written = merge.module(start + index, scratch, buffers.take())?;
+                progress(share(
+                    finished.fetch_add(1, Ordering::Relaxed) + 1,
+                    modules.len(),
+                ));
+                Ok(written)
+            },
+        )
     };
     let mut next = 0;
     let mut ready: Vec<Written<'_>> = Vec::new();
@@ -77,7 +95,9 @@ pub fn execute(
                 scope.spawn(|_| following = compute(next));
             }
             // The sink stays on the calling thread: it need not be Send.
-            sunk = ready.iter().try_for_each(|module| sink.write(module.bytes(plan.dtype)));
+            sunk = ready
+                .iter()
+                .try_for_each(|module| sink.write(module.bytes(plan.dtype)));
         });
         sunk.map_err(MergeError::Sink)?;
         for module in &ready {
@@ -90,7 +110,13 @@ pub fn execute(
     }
     let truncated = plan.assignment == Assignment::Merged && plan.operator == Operator::Exact;
     // An average that is zero loses nothing.
-    let share_kept = || if energy.all > 0.0 { (energy.kept / energy.all).min(1.0) } else { 1.0 };
+    let share_kept = || {
+        if energy.all > 0.0 {
+            (energy.kept / energy.all).min(1.0)
+        } else {
+            1.0
+        }
+    };
     Ok(Outcome {
         layout: form.layout,
         norms: ModuleNorms::new(norms),
@@ -111,7 +137,11 @@ fn target_slot<'a>(
         Assignment::Merged => Some(plan.generation - 1),
     };
     if found != expected {
-        return Err(MergeError::StalePlan { slot: plan.slot, planned: plan.generation, found });
+        return Err(MergeError::StalePlan {
+            slot: plan.slot,
+            planned: plan.generation,
+            found,
+        });
     }
     Ok(view.map(|view| view.adapter))
 }
@@ -124,7 +154,9 @@ fn planned_form(plan: &Plan, modules: &[Aligned<'_>]) -> Result<NormalForm, Merg
         in_features: module.in_features,
     });
     let form = NormalForm::new(shapes, plan.rank, plan.dtype);
-    let fits = modules.iter().flat_map(|module| module.found.iter().flatten());
+    let fits = modules
+        .iter()
+        .flat_map(|module| module.found.iter().flatten());
     if form.layout != plan.layout || fits.into_iter().any(|(_, module)| module.rank > plan.rank) {
         return Err(MergeError::OtherAdapters);
     }
@@ -183,7 +215,10 @@ impl<'a> Merge<'a> {
         };
         let side = |owner: usize, view: AdapterView<'a>| {
             let (_, module) = module.found[owner]?;
-            Some(Side { module, source: view.source })
+            Some(Side {
+                module,
+                source: view.source,
+            })
         };
         let slot = self.slot.and_then(|view| side(0, view));
         let newcomer = side(usize::from(self.slot.is_some()), self.newcomer);
@@ -192,9 +227,14 @@ impl<'a> Merge<'a> {
         values.resize(target.len(), 0.0);
         let weight = self.plan.newcomer_weight;
         let truncated = match (self.plan.operator, slot, newcomer) {
-            (Operator::Exact, Some(slot), Some(newcomer)) => {
-                Some(exact::merge(slot, newcomer, weight, target, &mut scratch.exact, values)?)
-            }
+            (Operator::Exact, Some(slot), Some(newcomer)) => Some(exact::merge(
+                slot,
+                newcomer,
+                weight,
+                target,
+                &mut scratch.exact,
+                values,
+            )?),
             // One side alone is already of the target's rank, whatever the operator.
             (Operator::Exact | Operator::KMergeLinear | Operator::Linear, _, _) => {
                 linear::combine(slot, newcomer, weight, target, &mut scratch.read, values)?;
@@ -202,11 +242,28 @@ impl<'a> Merge<'a> {
             }
         };
         let dtype = self.plan.dtype;
-        let not_finite = || MergeError::NotFinite { module: module.path.to_owned(), dtype };
+        let not_finite = || MergeError::NotFinite {
+            module: module.path.to_owned(),
+            dtype,
+        };
         element::round(dtype, values, words).ok_or_else(not_finite)?;
         let (a, b) = values.split_at(target.a_len());
-        let norm = scratch.gram.norm(Factors { a, b, rank: target.rank }, device::compute())?;
-        let energy = truncated.unwrap_or(Energy { kept: norm * norm, all: norm * norm });
-        Ok(Written { norm: stored_norm(norm, module.path)?, energy, buffer })
+        let norm = scratch.gram.norm(
+            Factors {
+                a,
+                b,
+                rank: target.rank,
+            },
+            device::compute(),
+        )?;
+        let energy = truncated.unwrap_or(Energy {
+            kept: norm * norm,
+            all: norm * norm,
+        });
+        Ok(Written {
+            norm: stored_norm(norm, module.path)?,
+            energy,
+            buffer,
+        })
     }
 }

@@ -37,8 +37,17 @@ impl GramScratch {
     ) -> Result<f64, MergeError> {
         if !device.is_cpu() {
             let a = on_device(left.a, left.rank, right.a, right.rank, Side::Rows, device);
-            let b = on_device(left.b, left.rank, right.b, right.rank, Side::Columns, device);
-            let failed = |source| MergeError::Device { source: Box::new(source) };
+            let b = on_device(
+                left.b,
+                left.rank,
+                right.b,
+                right.rank,
+                Side::Columns,
+                device,
+            );
+            let failed = |source| MergeError::Device {
+                source: Box::new(source),
+            };
             return Ok(reduce(&a.map_err(failed)?, &b.map_err(failed)?));
         }
         let entries = left.rank * right.rank;
@@ -50,7 +59,11 @@ impl GramScratch {
     }
 
     /// ‖BA‖.
-    pub(crate) fn norm(&mut self, factors: Factors<'_>, device: &Device) -> Result<f64, MergeError> {
+    pub(crate) fn norm(
+        &mut self,
+        factors: Factors<'_>,
+        device: &Device,
+    ) -> Result<f64, MergeError> {
         // The square of a norm may come out a rounding below zero; NaN must stay NaN.
         let square = self.inner(factors, factors, device)?;
         Ok(if square < 0.0 { 0.0 } else { square.sqrt() })
@@ -106,11 +119,17 @@ fn on_device(
             Side::Columns => Tensor::from_slice(values, (other, rank), device)?.t(),
         }
     };
-    tensor(x, x_rank)?.matmul(&tensor(y, y_rank)?.t()?)?.flatten_all()?.to_vec1()
+    tensor(x, x_rank)?
+        .matmul(&tensor(y, y_rank)?.t()?)?
+        .flatten_all()?
+        .to_vec1()
 }
 
 fn reduce(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| f64::from(a) * f64::from(b))
+        .sum()
 }
 
 #[cfg(test)]
@@ -118,7 +137,10 @@ mod tests {
     use super::*;
 
     fn values(count: usize, seed: f32) -> Vec<f32> {
-        (0..count).map(|i| (i as f32 * 0.37 + seed).sin()).collect()
+        (0_u16..)
+            .take(count)
+            .map(|i| (f32::from(i) * 0.37 + seed).sin())
+            .collect()
     }
 
     #[test]
@@ -126,8 +148,16 @@ mod tests {
         let (out, width) = (7, 9);
         let (a1, b1) = (values(3 * width, 0.1), values(out * 3, 0.2));
         let (a2, b2) = (values(2 * width, 0.3), values(out * 2, 0.4));
-        let left = Factors { a: &a1, b: &b1, rank: 3 };
-        let right = Factors { a: &a2, b: &b2, rank: 2 };
+        let left = Factors {
+            a: &a1,
+            b: &b1,
+            rank: 3,
+        };
+        let right = Factors {
+            a: &a2,
+            b: &b2,
+            rank: 2,
+        };
         let entry = |f: Factors<'_>, row: usize, column: usize| -> f64 {
             (0..f.rank)
                 .map(|k| f64::from(f.b[row * f.rank + k]) * f64::from(f.a[k * width + column]))
@@ -137,7 +167,9 @@ mod tests {
             .flat_map(|row| (0..width).map(move |column| (row, column)))
             .map(|(row, column)| entry(left, row, column) * entry(right, row, column))
             .sum();
-        let found = GramScratch::default().inner(left, right, &Device::Cpu).unwrap();
+        let found = GramScratch::default()
+            .inner(left, right, &Device::Cpu)
+            .unwrap();
         assert!((found - dense).abs() < 1e-5, "{found} against {dense}");
         let a = on_device(&a1, 3, &a2, 2, Side::Rows, &Device::Cpu).unwrap();
         let b = on_device(&b1, 3, &b2, 2, Side::Columns, &Device::Cpu).unwrap();

@@ -65,29 +65,49 @@ pub(crate) fn read(source: &dyn TensorSource) -> Result<Vec<TensorEntry>, Adapte
     let mut prefix = [0; 8];
     if file < PREFIX_BYTES {
         let mut start = vec![0; usize::try_from(file).expect("less than 8")];
-        source.read_at(0, &mut start).map_err(AdapterError::Source)?;
+        source
+            .read_at(0, &mut start)
+            .map_err(AdapterError::Source)?;
         return Err(foreign(&start).unwrap_or(AdapterError::FileTooShort { bytes: file }));
     }
-    source.read_at(0, &mut prefix).map_err(AdapterError::Source)?;
+    source
+        .read_at(0, &mut prefix)
+        .map_err(AdapterError::Source)?;
     let length = u64::from_le_bytes(prefix);
-    let data = match length.checked_add(PREFIX_BYTES).and_then(|end| file.checked_sub(end)) {
+    let data = match length
+        .checked_add(PREFIX_BYTES)
+        .and_then(|end| file.checked_sub(end))
+    {
         _ if length > MAX_HEADER_BYTES => {
-            let defect = AdapterError::HeaderTooLarge { bytes: length, limit: MAX_HEADER_BYTES };
+            let defect = AdapterError::HeaderTooLarge {
+                bytes: length,
+                limit: MAX_HEADER_BYTES,
+            };
             return Err(foreign(&prefix).unwrap_or(defect));
         }
         None => {
-            let defect = AdapterError::HeaderBeyondFile { header: length, file };
+            let defect = AdapterError::HeaderBeyondFile {
+                header: length,
+                file,
+            };
             return Err(foreign(&prefix).unwrap_or(defect));
         }
         Some(data) => data,
     };
     let mut header = vec![0; usize::try_from(length).expect("bounded by MAX_HEADER_BYTES")];
-    source.read_at(PREFIX_BYTES, &mut header).map_err(AdapterError::Source)?;
+    source
+        .read_at(PREFIX_BYTES, &mut header)
+        .map_err(AdapterError::Source)?;
     if header.first() != Some(&b'{') {
         return Err(foreign(&prefix).unwrap_or(AdapterError::HeaderStart));
     }
     let mut tensors = parse::tensors(&header, data)?;
-    tensors.sort_by(|l, r| l.range.offset.cmp(&r.range.offset).then_with(|| l.name.cmp(&r.name)));
+    tensors.sort_by(|l, r| {
+        l.range
+            .offset
+            .cmp(&r.range.offset)
+            .then_with(|| l.name.cmp(&r.name))
+    });
     let mut covered = 0;
     for tensor in &mut tensors {
         if tensor.range.offset != covered {
@@ -141,21 +161,40 @@ fn check_entry(
         elements = match elements.checked_mul(dimension) {
             Some(elements) if elements <= MAX_ELEMENTS => elements,
             Some(_) | None => {
-                return Err(AdapterError::TensorTooLarge { name, limit: MAX_ELEMENTS });
+                return Err(AdapterError::TensorTooLarge {
+                    name,
+                    limit: MAX_ELEMENTS,
+                });
             }
         };
     }
     if begin > end || end > data {
-        return Err(AdapterError::TensorOffsets { name, begin, end, data });
+        return Err(AdapterError::TensorOffsets {
+            name,
+            begin,
+            end,
+            data,
+        });
     }
     let expected = elements * if dtype == Dtype::F32 { 4 } else { 2 };
     if end - begin != expected {
-        return Err(AdapterError::TensorBytes { name, expected, got: end - begin });
+        return Err(AdapterError::TensorBytes {
+            name,
+            expected,
+            got: end - begin,
+        });
     }
     Ok(TensorEntry {
         name,
-        shape: Shape { dimensions, count: shape.len() },
-        range: TensorRange { dtype, offset: begin, bytes: expected },
+        shape: Shape {
+            dimensions,
+            count: shape.len(),
+        },
+        range: TensorRange {
+            dtype,
+            offset: begin,
+            bytes: expected,
+        },
     })
 }
 
@@ -172,7 +211,10 @@ fn foreign(start: &[u8]) -> Option<AdapterError> {
         (b"\x28\xb5\x2f\xfd", "a zstd archive"),
         (b"GGUF", "a GGUF file"),
         (b"\x93NUMPY", "a NumPy array"),
-        (b"version ", "a Git LFS pointer (the real file was not downloaded)"),
+        (
+            b"version ",
+            "a Git LFS pointer (the real file was not downloaded)",
+        ),
         (b"<", "an HTML or XML page"),
         (b"{", "a JSON document"),
     ];

@@ -25,27 +25,40 @@ pub(crate) enum JsonDefect {
 /// Reads one object, keys in file order.
 pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonDefect> {
     if bytes.len() > MAX_CONFIG_BYTES {
-        return Err(JsonDefect::TooLarge { bytes: bytes.len(), limit: MAX_CONFIG_BYTES });
+        return Err(JsonDefect::TooLarge {
+            bytes: bytes.len(),
+            limit: MAX_CONFIG_BYTES,
+        });
     }
     let duplicate = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { duplicate: &duplicate }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value));
+    let value = Strict {
+        duplicate: &duplicate,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|value| deserializer.end().map(|()| value));
     if let Some(key) = duplicate.take() {
-        return Err(JsonDefect::DuplicateKey { key: printable(&key, 64) });
+        return Err(JsonDefect::DuplicateKey {
+            key: printable(&key, 64),
+        });
     }
     match value {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(JsonDefect::NotAnObject),
-        Err(error) => Err(JsonDefect::Syntax { detail: error.to_string() }),
+        Err(error) => Err(JsonDefect::Syntax {
+            detail: error.to_string(),
+        }),
     }
 }
 
 /// A foreign string made fit for a message: control and non-ASCII characters escaped, cut to about
 /// `limit` characters.
 pub(crate) fn printable(text: &str, limit: usize) -> String {
-    let mut out: String = text.chars().take(limit).flat_map(char::escape_default).collect();
+    let mut out: String = text
+        .chars()
+        .take(limit)
+        .flat_map(char::escape_default)
+        .collect();
     if text.chars().nth(limit).is_some() {
         out.push('…');
     }
@@ -127,7 +140,10 @@ mod tests {
     fn order_is_kept_and_duplicates_are_found_at_any_depth() {
         let object = parse_object(br#"{"z":1,"a":{"y":[1.5,null,-2,true,"s"]}}"#).unwrap();
         assert_eq!(object.keys().collect::<Vec<_>>(), ["z", "a"]);
-        assert_eq!(object["a"]["y"], serde_json::json!([1.5, null, -2, true, "s"]));
+        assert_eq!(
+            object["a"]["y"],
+            serde_json::json!([1.5, null, -2, true, "s"])
+        );
         let found = parse_object(br#"{"a":[{"b":{"c":1,"\u0063":2}}]}"#).unwrap_err();
         assert_eq!(found, JsonDefect::DuplicateKey { key: "c".into() });
     }
@@ -141,7 +157,10 @@ mod tests {
             assert!(matches!(defect, JsonDefect::Syntax { .. }), "{defect:?}");
         }
         let large = vec![b' '; MAX_CONFIG_BYTES + 1];
-        assert!(matches!(parse_object(&large), Err(JsonDefect::TooLarge { .. })));
+        assert!(matches!(
+            parse_object(&large),
+            Err(JsonDefect::TooLarge { .. })
+        ));
     }
 
     #[test]

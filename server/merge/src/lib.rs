@@ -36,10 +36,10 @@ pub use adapter::{AdapterLayout, AdapterView, ModuleLayout, TensorRange, compare
 pub use base::{BaseModel, ModuleShape};
 pub use dtype::Dtype;
 pub use error::{AdapterError, AdapterErrorKind, BaseModelError, Evidence, MergeError};
+pub use execute::{Outcome, execute};
 pub use peft::{
     Decoded, EXPORT_CONFIG, EXPORT_TENSORS, check_values, decode, decode_slot, export_config,
 };
-pub use execute::{Outcome, execute};
 pub use plan::{Assignment, Plan, Progress, SlotView, plan};
 pub use policy::{AssignmentRule, Operator, Policy, PolicyError, SlotDtype};
 pub use similarity::{ModuleNorms, similarity};

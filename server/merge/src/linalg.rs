@@ -22,7 +22,9 @@ pub(crate) fn semidefinite_cholesky(gram: &Mat<f64>) -> Mat<f64> {
         })
         .collect();
     let diagonal = |rest: &[f64], index: usize| rest[index * n + index];
-    let largest = (0..n).map(|index| diagonal(&rest, index)).fold(0.0, f64::max);
+    let largest = (0..n)
+        .map(|index| diagonal(&rest, index))
+        .fold(0.0, f64::max);
     let negligible = largest * f64::EPSILON * f64::from(u32::try_from(n).unwrap_or(u32::MAX));
 
     let mut open: Vec<usize> = (0..n).collect();
@@ -32,8 +34,7 @@ pub(crate) fn semidefinite_cholesky(gram: &Mat<f64>) -> Mat<f64> {
     {
         let pivot = open[place];
         let value = diagonal(&rest, pivot);
-        // Written so that NaN stops as well.
-        if !(value > negligible) {
+        if value.is_nan() || value <= negligible {
             break;
         }
         open.swap_remove(place);
@@ -46,7 +47,10 @@ pub(crate) fn semidefinite_cholesky(gram: &Mat<f64>) -> Mat<f64> {
         for &row in &open {
             let factor = column[row];
             let updated = &mut rest[row * n..(row + 1) * n];
-            updated.iter_mut().zip(&column).for_each(|(entry, &other)| *entry -= factor * other);
+            updated
+                .iter_mut()
+                .zip(&column)
+                .for_each(|(entry, &other)| *entry -= factor * other);
         }
         columns.push(column);
     }
@@ -73,7 +77,10 @@ mod tests {
             let c = semidefinite_cholesky(&g);
             assert_eq!(c.ncols(), rank, "{n} of rank {rank}");
             let error = (&c * c.transpose() - &g).norm_max();
-            assert!(error <= 1e-13 * g.norm_max(), "{n} of rank {rank}: {error:e}");
+            assert!(
+                error <= 1e-13 * g.norm_max(),
+                "{n} of rank {rank}: {error:e}"
+            );
         }
     }
 

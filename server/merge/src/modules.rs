@@ -19,7 +19,11 @@ pub(crate) fn align<'a>(layouts: &[&'a AdapterLayout]) -> Result<Vec<Aligned<'a>
         .iter()
         .enumerate()
         .flat_map(|(owner, layout)| {
-            layout.modules.iter().enumerate().map(move |(index, module)| (owner, index, module))
+            layout
+                .modules
+                .iter()
+                .enumerate()
+                .map(move |(index, module)| (owner, index, module))
         })
         .collect();
     all.sort_by(|l, r| compare_paths(&l.2.path, &r.2.path).then(l.0.cmp(&r.0)));

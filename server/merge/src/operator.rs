@@ -62,7 +62,10 @@ impl Side<'_> {
 }
 
 /// A number as f32: coefficients are computed in f64 and applied in f32.
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is the purpose"
+)]
 fn narrow(value: f64) -> f32 {
     value as f32
 }

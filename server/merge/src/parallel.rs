@@ -41,7 +41,11 @@ where
         }
         results
     };
-    let mut results: Vec<_> = (0..lanes).into_par_iter().with_max_len(1).flat_map_iter(lane).collect();
+    let mut results: Vec<_> = (0..lanes)
+        .into_par_iter()
+        .with_max_len(1)
+        .flat_map_iter(lane)
+        .collect();
     results.sort_unstable_by_key(|&(index, _)| index);
     results.into_iter().map(|(_, result)| result).collect()
 }
@@ -62,7 +66,10 @@ pub(crate) struct Pooled<'a, T: Default> {
 impl<T: Default> Pool<T> {
     /// An idle one with whatever it was left with, or a new one.
     pub(crate) fn take(&self) -> Pooled<'_, T> {
-        Pooled { pool: self, value: self.idle().pop().unwrap_or_default() }
+        Pooled {
+            pool: self,
+            value: self.idle().pop().unwrap_or_default(),
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<T>> {
@@ -97,14 +104,19 @@ mod tests {
     use super::*;
 
     fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+            .install(run)
     }
 
     #[test]
     fn results_are_in_order_and_complete() {
         for threads in [1, 2, 5] {
-            let squares: Result<Vec<_>, ()> =
-                with_threads(threads, || try_map(100, || (), |(), index| Ok(index * index)));
+            let squares: Result<Vec<_>, ()> = with_threads(threads, || {
+                try_map(100, || (), |(), index| Ok(index * index))
+            });
             assert_eq!(squares, Ok((0..100).map(|index| index * index).collect()));
         }
         assert_eq!(try_map(0, || (), |(), _| Ok::<_, ()>(0)), Ok(vec![]));
@@ -115,7 +127,11 @@ mod tests {
         for threads in [1, 2, 5] {
             for _ in 0..50 {
                 let failed = with_threads(threads, || {
-                    try_map(64, || (), |(), index| if index < 7 { Ok(()) } else { Err(index) })
+                    try_map(
+                        64,
+                        || (),
+                        |(), index| if index < 7 { Ok(()) } else { Err(index) },
+                    )
                 });
                 assert_eq!(failed, Err(7));
             }

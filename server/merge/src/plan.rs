@@ -97,24 +97,36 @@ pub fn plan(
         return Err(MergeError::DuplicateSlot { slot: pair[0].slot });
     }
     if let Some(view) = slots.last().filter(|view| view.slot >= policy.slots) {
-        return Err(MergeError::SlotOutOfRange { slot: view.slot, slots: policy.slots });
+        return Err(MergeError::SlotOutOfRange {
+            slot: view.slot,
+            slots: policy.slots,
+        });
     }
     let alone = normal_form(None, newcomer.layout, policy.dtype)?;
     let used = slots.iter().map(|view| view.adapter.source.len()).sum();
     let room = room(policy, &slots, used, alone.bytes);
-    let Search { similarities, measured } = search(&slots, newcomer, progress)?;
+    let Search {
+        similarities,
+        measured,
+    } = search(&slots, newcomer, progress)?;
     let decision = decide(policy.assignment, room, policy.slots, &similarities);
     let (assignment, slot, view, form) = match decision.choice {
         Choice::Open(slot) => (Assignment::Opened, slot, None, alone),
         Choice::Merge(slot) => {
-            let view = slots.iter().find(|view| view.slot == slot).expect("chosen among the slots");
+            let view = slots
+                .iter()
+                .find(|view| view.slot == slot)
+                .expect("chosen among the slots");
             let form = normal_form(Some(view.adapter.layout), newcomer.layout, policy.dtype)?;
             (Assignment::Merged, slot, Some(view), form)
         }
         // Only a byte limit can leave an empty base model without room.
         Choice::Nowhere => {
             let allowed = policy.max_bytes.unwrap_or(u64::MAX);
-            return Err(MergeError::OverBudget { needed: alone.bytes, allowed });
+            return Err(MergeError::OverBudget {
+                needed: alone.bytes,
+                allowed,
+            });
         }
     };
     let replaced = view.map_or(0, |view| view.adapter.source.len());
@@ -143,7 +155,11 @@ pub(crate) fn normal_form(
     dtype: SlotDtype,
 ) -> Result<NormalForm, MergeError> {
     let layouts: Vec<&AdapterLayout> = slot.into_iter().chain([newcomer]).collect();
-    let rank = layouts.iter().map(|layout| layout.rank()).max().unwrap_or(0);
+    let rank = layouts
+        .iter()
+        .map(|layout| layout.rank())
+        .max()
+        .unwrap_or(0);
     let dtype = match dtype {
         SlotDtype::Widest => layouts
             .iter()

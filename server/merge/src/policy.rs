@@ -116,7 +116,9 @@ impl FromStr for AssignmentRule {
     fn from_str(word: &str) -> Result<Self, PolicyError> {
         match word {
             "kmerge" => Ok(Self::KMerge),
-            "kmerge++" => Ok(Self::KMergePlusPlus { threshold: Self::DEFAULT_THRESHOLD }),
+            "kmerge++" => Ok(Self::KMergePlusPlus {
+                threshold: Self::DEFAULT_THRESHOLD,
+            }),
             _ => Err(PolicyError::UnknownWord {
                 what: "assignment rule",
                 got: word.to_owned(),
@@ -164,10 +166,23 @@ macro_rules! words {
     };
 }
 
-words!(Operator, "operator", "kmerge-linear, linear, exact",
-    KMergeLinear = "kmerge-linear", Linear = "linear", Exact = "exact");
-words!(SlotDtype, "slot dtype", "widest, f32, f16, bf16",
-    Widest = "widest", F32 = "f32", F16 = "f16", Bf16 = "bf16");
+words!(
+    Operator,
+    "operator",
+    "kmerge-linear, linear, exact",
+    KMergeLinear = "kmerge-linear",
+    Linear = "linear",
+    Exact = "exact"
+);
+words!(
+    SlotDtype,
+    "slot dtype",
+    "widest, f32, f16, bf16",
+    Widest = "widest",
+    F32 = "f32",
+    F16 = "f16",
+    Bf16 = "bf16"
+);
 
 /// The flat form on disk.
 #[derive(Serialize, Deserialize)]
@@ -201,14 +216,27 @@ impl TryFrom<Written> for Policy {
     type Error = PolicyError;
 
     fn try_from(written: Written) -> Result<Self, PolicyError> {
-        let Written { slots, max_bytes, assignment, threshold, operator, dtype } = written;
+        let Written {
+            slots,
+            max_bytes,
+            assignment,
+            threshold,
+            operator,
+            dtype,
+        } = written;
         let mut assignment = assignment.parse()?;
         if let (AssignmentRule::KMergePlusPlus { threshold }, Some(given)) =
             (&mut assignment, threshold)
         {
             *threshold = given;
         }
-        let policy = Self { slots, max_bytes, assignment, operator, dtype };
+        let policy = Self {
+            slots,
+            max_bytes,
+            assignment,
+            operator,
+            dtype,
+        };
         policy.check()?;
         Ok(policy)
     }
@@ -216,7 +244,13 @@ impl TryFrom<Written> for Policy {
 
 impl From<Policy> for Written {
     fn from(policy: Policy) -> Self {
-        let Policy { slots, max_bytes, assignment, operator, dtype } = policy;
+        let Policy {
+            slots,
+            max_bytes,
+            assignment,
+            operator,
+            dtype,
+        } = policy;
         Self {
             slots,
             max_bytes,
@@ -277,16 +311,25 @@ mod tests {
         assert_eq!(policy.operator, Operator::KMergeLinear);
         assert_eq!((policy.dtype, policy.max_bytes), (SlotDtype::Widest, None));
         let policy = read(r#"{"slots":2,"assignment":"kmerge++"}"#).unwrap();
-        assert_eq!(policy.assignment.threshold(), Some(AssignmentRule::DEFAULT_THRESHOLD));
+        assert_eq!(
+            policy.assignment.threshold(),
+            Some(AssignmentRule::DEFAULT_THRESHOLD)
+        );
     }
 
     #[test]
     fn impossible_values_are_refused_by_name() {
         for (json, word) in [
             (r#"{"slots":0}"#, "at least 1"),
-            (r#"{"slots":1,"assignment":"kmerge++","threshold":1.5}"#, "between -1 and 1"),
+            (
+                r#"{"slots":1,"assignment":"kmerge++","threshold":1.5}"#,
+                "between -1 and 1",
+            ),
             (r#"{"slots":1,"assignment":"nearest"}"#, "kmerge, kmerge++"),
-            (r#"{"slots":1,"operator":"ties"}"#, "kmerge-linear, linear, exact"),
+            (
+                r#"{"slots":1,"operator":"ties"}"#,
+                "kmerge-linear, linear, exact",
+            ),
             (r#"{"slots":1,"dtype":"f64"}"#, "widest, f32, f16, bf16"),
         ] {
             let message = read(json).unwrap_err();

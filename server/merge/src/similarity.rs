@@ -50,7 +50,13 @@ impl ModuleNorms {
 /// [`MergeError::Source`] when bytes cannot be read, [`MergeError::ShapeMismatch`] when a common
 /// module has two shapes, [`MergeError::NotFinite`] when an update overflows f32.
 pub fn similarity(a: AdapterView<'_>, b: AdapterView<'_>) -> Result<f64, MergeError> {
-    let slot = SlotView { slot: 0, generation: 1, members: 1, adapter: a, norms: None };
+    let slot = SlotView {
+        slot: 0,
+        generation: 1,
+        members: 1,
+        adapter: a,
+        norms: None,
+    };
     let search = search(&[slot], b, &|_| ())?;
     Ok(search.similarities[0].1)
 }
@@ -82,16 +88,27 @@ pub(crate) fn search(
 ) -> Result<Search, MergeError> {
     let known: Vec<Option<&ModuleNorms>> = slots
         .iter()
-        .map(|slot| slot.norms.filter(|norms| norms.fits(slot.adapter.layout.modules.len())))
+        .map(|slot| {
+            slot.norms
+                .filter(|norms| norms.fits(slot.adapter.layout.modules.len()))
+        })
         .collect();
     let mut layouts: Vec<_> = slots.iter().map(|slot| slot.adapter.layout).collect();
     layouts.push(newcomer.layout);
     let modules = align(&layouts)?;
     let finished = AtomicUsize::new(0);
-    let compare = Comparison { slots, newcomer, known: &known, device: device::compute() };
+    let compare = Comparison {
+        slots,
+        newcomer,
+        known: &known,
+        device: device::compute(),
+    };
     let rows = try_map(modules.len(), Scratch::default, |scratch, index| {
         let row = compare.module(&modules[index], scratch)?;
-        progress(share(finished.fetch_add(1, Ordering::Relaxed) + 1, modules.len()));
+        progress(share(
+            finished.fetch_add(1, Ordering::Relaxed) + 1,
+            modules.len(),
+        ));
         Ok(row)
     })?;
     let similarities = slots
@@ -108,7 +125,10 @@ pub(crate) fn search(
             (slot.slot, ModuleNorms(norms))
         })
         .collect();
-    Ok(Search { similarities, measured })
+    Ok(Search {
+        similarities,
+        measured,
+    })
 }
 
 /// `done` of `all` as a share.
@@ -136,7 +156,11 @@ fn mean_cosine(
             sum += (product / norms).clamp(-1.0, 1.0);
         }
     }
-    if common == 0 { 0.0 } else { sum / f64::from(common) }
+    if common == 0 {
+        0.0
+    } else {
+        sum / f64::from(common)
+    }
 }
 
 /// Memory of one thread: the newcomer's module and one factor pair of one slot.
@@ -166,7 +190,11 @@ impl FactorBuffer {
         b.resize(module.out_features * module.rank, 0.0);
         element::read(source, &module.a, a, halves).map_err(MergeError::Source)?;
         element::read(source, &module.b, b, halves).map_err(MergeError::Source)?;
-        Ok(Factors { a, b, rank: module.rank })
+        Ok(Factors {
+            a,
+            b,
+            rank: module.rank,
+        })
     }
 }
 
@@ -185,7 +213,11 @@ impl Comparison<'_> {
             products: vec![None; self.slots.len()],
             norms: vec![None; self.slots.len()],
         };
-        let Scratch { newcomer: newcomer_buffer, slot: slot_buffer, gram } = scratch;
+        let Scratch {
+            newcomer: newcomer_buffer,
+            slot: slot_buffer,
+            gram,
+        } = scratch;
         let newcomer = match module.found.last().copied().flatten() {
             Some((_, layout)) => {
                 let factors = newcomer_buffer.load(layout, self.newcomer.source)?;
@@ -195,7 +227,9 @@ impl Comparison<'_> {
             None => None,
         };
         for (index, slot) in self.slots.iter().enumerate() {
-            let Some((_, layout)) = module.found[index] else { continue };
+            let Some((_, layout)) = module.found[index] else {
+                continue;
+            };
             let measure = self.known[index].is_none();
             if newcomer.is_none() && !measure {
                 continue;
@@ -215,7 +249,10 @@ impl Comparison<'_> {
 }
 
 /// A norm in the precision in which norms are kept.
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is the purpose"
+)]
 pub(crate) fn stored_norm(norm: f64, path: &str) -> Result<f32, MergeError> {
     let rounded = norm as f32;
     finite(f64::from(rounded), path)?;
@@ -226,6 +263,9 @@ fn finite(value: f64, path: &str) -> Result<f64, MergeError> {
     if value.is_finite() {
         Ok(value)
     } else {
-        Err(MergeError::NotFinite { module: path.to_owned(), dtype: Dtype::F32 })
+        Err(MergeError::NotFinite {
+            module: path.to_owned(),
+            dtype: Dtype::F32,
+        })
     }
 }

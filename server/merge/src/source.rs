@@ -83,7 +83,11 @@ mod tests {
         assert_eq!(buffer, [3, 4, 5, 6]);
         for offset in [7, 10, u64::MAX - 1, u64::MAX] {
             let error = TensorSource::read_at(&bytes, offset, &mut buffer).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "offset {offset}");
+            assert_eq!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof,
+                "offset {offset}"
+            );
         }
     }
 }

@@ -54,7 +54,11 @@ pub(super) struct Family {
 }
 
 const fn module(name: &'static str, out_features: Dimension, in_features: Dimension) -> Module {
-    Module { name, out_features, in_features }
+    Module {
+        name,
+        out_features,
+        in_features,
+    }
 }
 
 const LAYERS: &str = "model.layers.";
@@ -87,7 +91,11 @@ const PHI: &[Module] = &[
 ];
 
 const PHI3: &[Module] = &[
-    module("self_attn.qkv_proj", Dimension::QueryKeyValue, Dimension::Hidden),
+    module(
+        "self_attn.qkv_proj",
+        Dimension::QueryKeyValue,
+        Dimension::Hidden,
+    ),
     OUTPUT,
     module("mlp.gate_up_proj", Dimension::GateUp, Dimension::Hidden),
     DOWN,
@@ -103,10 +111,22 @@ const STARCODER2: &[Module] = &[
 ];
 
 const GPT_NEOX: &[Module] = &[
-    module("attention.query_key_value", Dimension::QueryKeyValue, Dimension::Hidden),
+    module(
+        "attention.query_key_value",
+        Dimension::QueryKeyValue,
+        Dimension::Hidden,
+    ),
     module("attention.dense", Dimension::Hidden, Dimension::Query),
-    module("mlp.dense_h_to_4h", Dimension::Intermediate, Dimension::Hidden),
-    module("mlp.dense_4h_to_h", Dimension::Hidden, Dimension::Intermediate),
+    module(
+        "mlp.dense_h_to_4h",
+        Dimension::Intermediate,
+        Dimension::Hidden,
+    ),
+    module(
+        "mlp.dense_4h_to_h",
+        Dimension::Hidden,
+        Dimension::Intermediate,
+    ),
 ];
 
 /// A family whose absent fields are derived, as in the Llama class itself.
@@ -133,12 +153,18 @@ const fn grouped(
     model_type: &'static str,
     modules: &'static [Module],
 ) -> Family {
-    Family { kv_heads: Absent::Refuse, ..family(architecture, model_type, modules) }
+    Family {
+        kv_heads: Absent::Refuse,
+        ..family(architecture, model_type, modules)
+    }
 }
 
 /// A Gemma: its heads are wider than hidden size over heads would give.
 const fn gemma(architecture: &'static str, model_type: &'static str) -> Family {
-    Family { head_size: Absent::Value(256), ..grouped(architecture, model_type, LLAMA) }
+    Family {
+        head_size: Absent::Value(256),
+        ..grouped(architecture, model_type, LLAMA)
+    }
 }
 
 /// Gemma 3's published wrapper configurations leave out what equals the class's defaults.
@@ -153,7 +179,10 @@ pub(super) static FAMILIES: &[Family] = &[
     family("LlamaForCausalLM", "llama", LLAMA),
     grouped("MistralForCausalLM", "mistral", LLAMA),
     grouped("Qwen2ForCausalLM", "qwen2", LLAMA),
-    Family { head_size: Absent::Value(128), ..grouped("Qwen3ForCausalLM", "qwen3", LLAMA) },
+    Family {
+        head_size: Absent::Value(128),
+        ..grouped("Qwen3ForCausalLM", "qwen3", LLAMA)
+    },
     gemma("GemmaForCausalLM", "gemma"),
     gemma("Gemma2ForCausalLM", "gemma2"),
     GEMMA3,
@@ -176,10 +205,17 @@ pub(super) static FAMILIES: &[Family] = &[
     family("PhiForCausalLM", "phi", PHI),
     family("Phi3ForCausalLM", "phi3", PHI3),
     grouped("Starcoder2ForCausalLM", "starcoder2", STARCODER2),
-    Family { prefix: "gpt_neox.layers.", ..family("GPTNeoXForCausalLM", "gpt_neox", GPT_NEOX) },
+    Family {
+        prefix: "gpt_neox.layers.",
+        ..family("GPTNeoXForCausalLM", "gpt_neox", GPT_NEOX)
+    },
 ];
 
 /// The names that messages list.
 pub(super) fn known() -> String {
-    FAMILIES.iter().map(|family| family.architecture).collect::<Vec<_>>().join(", ")
+    FAMILIES
+        .iter()
+        .map(|family| family.architecture)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

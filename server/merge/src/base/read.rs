@@ -39,7 +39,10 @@ impl BaseModel {
             Some(Value::Object(text)) if !top.contains_key("hidden_size") => text,
             _ => &top,
         };
-        let fields = Fields { object, architecture: family.architecture };
+        let fields = Fields {
+            object,
+            architecture: family.architecture,
+        };
         Ok(Self {
             family,
             layers: fields.layers()?,
@@ -105,11 +108,15 @@ impl Fields<'_> {
     }
 
     fn missing(&self, field: &'static str) -> BaseModelError {
-        BaseModelError::MissingField { field, architecture: self.architecture.to_owned() }
+        BaseModelError::MissingField {
+            field,
+            architecture: self.architecture.to_owned(),
+        }
     }
 
     fn required(&self, field: &'static str, limit: u64) -> Result<u64, BaseModelError> {
-        self.optional(field, limit)?.ok_or_else(|| self.missing(field))
+        self.optional(field, limit)?
+            .ok_or_else(|| self.missing(field))
     }
 
     fn layers(&self) -> Result<u32, BaseModelError> {
@@ -120,14 +127,19 @@ impl Fields<'_> {
     fn widths(&self, family: &Family) -> Result<Widths, BaseModelError> {
         let hidden = self.required("hidden_size", Bounds::HIDDEN)?;
         let intermediate = self.required("intermediate_size", Bounds::INTERMEDIATE)?;
-        let heads = match (self.optional("num_attention_heads", Bounds::HEADS)?, family.heads) {
+        let heads = match (
+            self.optional("num_attention_heads", Bounds::HEADS)?,
+            family.heads,
+        ) {
             (Some(heads), _) | (None, Absent::Value(heads)) => heads,
             (None, Absent::Refuse | Absent::Derive) => {
                 return Err(self.missing("num_attention_heads"));
             }
         };
-        let kv_heads = match (self.optional("num_key_value_heads", Bounds::HEADS)?, family.kv_heads)
-        {
+        let kv_heads = match (
+            self.optional("num_key_value_heads", Bounds::HEADS)?,
+            family.kv_heads,
+        ) {
             (Some(kv_heads), _) | (None, Absent::Value(kv_heads)) => kv_heads,
             (None, Absent::Derive) => heads,
             (None, Absent::Refuse) => return Err(self.missing("num_key_value_heads")),
@@ -135,12 +147,18 @@ impl Fields<'_> {
         if !heads.is_multiple_of(kv_heads) {
             return Err(BaseModelError::KeyValueHeads { heads, kv_heads });
         }
-        let head_size = match (self.optional("head_dim", Bounds::HEAD_SIZE)?, family.head_size) {
+        let head_size = match (
+            self.optional("head_dim", Bounds::HEAD_SIZE)?,
+            family.head_size,
+        ) {
             (Some(size), _) | (None, Absent::Value(size)) => size,
             (None, Absent::Refuse) => return Err(self.missing("head_dim")),
             (None, Absent::Derive) if hidden.is_multiple_of(heads) => hidden / heads,
             (None, Absent::Derive) => {
-                return Err(BaseModelError::HeadSize { hidden_size: hidden, heads });
+                return Err(BaseModelError::HeadSize {
+                    hidden_size: hidden,
+                    heads,
+                });
             }
         };
         if head_size > Bounds::HEAD_SIZE {

@@ -44,13 +44,17 @@ pub enum AdapterError {
 
     // The container.
     /// Another file format.
-    #[error("the tensor file is {looks_like}, not safetensors; save the adapter with save_pretrained(safe_serialization=True)")]
+    #[error(
+        "the tensor file is {looks_like}, not safetensors; save the adapter with save_pretrained(safe_serialization=True)"
+    )]
     ForeignFile {
         /// What the first bytes look like.
         looks_like: &'static str,
     },
     /// Not even room for the header's length.
-    #[error("the tensor file has {bytes} bytes, too few for a safetensors header; it was cut short")]
+    #[error(
+        "the tensor file has {bytes} bytes, too few for a safetensors header; it was cut short"
+    )]
     FileTooShort {
         /// Bytes in the file.
         bytes: u64,
@@ -64,7 +68,9 @@ pub enum AdapterError {
         limit: u64,
     },
     /// A header length beyond the end of the file.
-    #[error("the safetensors header claims {header} bytes, but the file has only {file}; it was cut short or is damaged")]
+    #[error(
+        "the safetensors header claims {header} bytes, but the file has only {file}; it was cut short or is damaged"
+    )]
     HeaderBeyondFile {
         /// Bytes claimed.
         header: u64,
@@ -72,7 +78,9 @@ pub enum AdapterError {
         file: u64,
     },
     /// The header does not start with `{`.
-    #[error("the safetensors header does not start with an opening brace; the file is damaged or another format")]
+    #[error(
+        "the safetensors header does not start with an opening brace; the file is damaged or another format"
+    )]
     HeaderStart,
     /// The header is not the JSON that safetensors prescribes.
     #[error("the safetensors header is malformed: {detail}")]
@@ -87,7 +95,9 @@ pub enum AdapterError {
         name: String,
     },
     /// A name too long or with characters that no module path has.
-    #[error("the tensor name \"{name}\" is not allowed: up to {limit} characters of A-Z a-z 0-9 . _ - /")]
+    #[error(
+        "the tensor name \"{name}\" is not allowed: up to {limit} characters of A-Z a-z 0-9 . _ - /"
+    )]
     TensorName {
         /// The name, escaped and cut.
         name: String,
@@ -101,7 +111,9 @@ pub enum AdapterError {
         limit: usize,
     },
     /// A storage type that factors may not have.
-    #[error("{name} is stored as {got}; factors must be F32, F16 or BF16. Convert the adapter before sending it")]
+    #[error(
+        "{name} is stored as {got}; factors must be F32, F16 or BF16. Convert the adapter before sending it"
+    )]
     TensorDtype {
         /// Tensor name.
         name: String,
@@ -137,7 +149,9 @@ pub enum AdapterError {
         limit: u64,
     },
     /// Offsets that are reversed or reach beyond the data.
-    #[error("{name} claims bytes {begin} to {end} of {data} bytes of data; the file was cut short or is damaged")]
+    #[error(
+        "{name} claims bytes {begin} to {end} of {data} bytes of data; the file was cut short or is damaged"
+    )]
     TensorOffsets {
         /// Tensor name.
         name: String,
@@ -159,7 +173,9 @@ pub enum AdapterError {
         got: u64,
     },
     /// A gap before a tensor, or two tensors sharing bytes.
-    #[error("{name} starts at byte {got} of the data where {expected} was expected; tensors must follow each other without gap or overlap")]
+    #[error(
+        "{name} starts at byte {got} of the data where {expected} was expected; tensors must follow each other without gap or overlap"
+    )]
     TensorGap {
         /// Tensor name.
         name: String,
@@ -193,7 +209,9 @@ pub enum AdapterError {
         detail: String,
     },
     /// A key occurs twice in one object.
-    #[error("adapter_config.json has the key `{key}` twice in one object; which one counts is undefined, so remove one")]
+    #[error(
+        "adapter_config.json has the key `{key}` twice in one object; which one counts is undefined, so remove one"
+    )]
     ConfigDuplicateKey {
         /// The key.
         key: String,
@@ -220,7 +238,9 @@ pub enum AdapterError {
         limit: usize,
     },
     /// An alpha that is zero, negative or absurd.
-    #[error("adapter_config.json: `{key}` gives alpha {got}; alpha must be between {lowest} and {highest}")]
+    #[error(
+        "adapter_config.json: `{key}` gives alpha {got}; alpha must be between {lowest} and {highest}"
+    )]
     AlphaOutOfRange {
         /// The field, with the pattern's key where it is inside a pattern.
         key: String,
@@ -232,7 +252,9 @@ pub enum AdapterError {
         highest: f64,
     },
     /// More target modules than allowed.
-    #[error("adapter_config.json lists {got} target_modules; at most {limit} are read. Name modules by their suffix")]
+    #[error(
+        "adapter_config.json lists {got} target_modules; at most {limit} are read. Name modules by their suffix"
+    )]
     TooManyTargetModules {
         /// Entries given.
         got: usize,
@@ -250,7 +272,9 @@ pub enum AdapterError {
         limit: usize,
     },
     /// A pattern key that is not a regular expression we can evaluate in bounded time.
-    #[error("adapter_config.json: the key \"{key}\" of `{field}` is not a usable pattern: {detail}. Write module paths or plain regular expressions")]
+    #[error(
+        "adapter_config.json: the key \"{key}\" of `{field}` is not a usable pattern: {detail}. Write module paths or plain regular expressions"
+    )]
     PatternSyntax {
         /// `rank_pattern` or `alpha_pattern`.
         field: &'static str,
@@ -268,67 +292,91 @@ pub enum AdapterError {
         got: String,
     },
     /// Weight-decomposed LoRA.
-    #[error("this is a DoRA adapter ({evidence}): its magnitudes depend on the base weights, so the update is not B·A. Retrain with use_dora false")]
+    #[error(
+        "this is a DoRA adapter ({evidence}): its magnitudes depend on the base weights, so the update is not B·A. Retrain with use_dora false"
+    )]
     Dora {
         /// The field or tensor that shows it.
         evidence: Evidence,
     },
     /// Trained biases.
-    #[error("the adapter carries biases ({evidence}), which a slot cannot hold. Retrain with bias \"none\" and lora_bias false")]
+    #[error(
+        "the adapter carries biases ({evidence}), which a slot cannot hold. Retrain with bias \"none\" and lora_bias false"
+    )]
     Bias {
         /// The field or tensor that shows it.
         evidence: Evidence,
     },
     /// Whole modules trained beside the adapter.
-    #[error("the adapter saves whole modules (modules_to_save: {modules}), which a slot cannot hold. Retrain without modules_to_save")]
+    #[error(
+        "the adapter saves whole modules (modules_to_save: {modules}), which a slot cannot hold. Retrain without modules_to_save"
+    )]
     ModulesToSave {
         /// The modules, cut.
         modules: String,
     },
     /// A full weight among the factors.
-    #[error("{name} is a full weight, not a LoRA factor. Save again without modules_to_save, and with save_embedding_layers=False where embeddings were not trained")]
+    #[error(
+        "{name} is a full weight, not a LoRA factor. Save again without modules_to_save, and with save_embedding_layers=False where embeddings were not trained"
+    )]
     FullTensor {
         /// Tensor name.
         name: String,
     },
     /// Factors of an embedding or of the output head.
-    #[error("{name} adapts an embedding or the output head, which runtimes refuse. Retrain with linear layers of the blocks as target_modules")]
+    #[error(
+        "{name} adapts an embedding or the output head, which runtimes refuse. Retrain with linear layers of the blocks as target_modules"
+    )]
     EmbeddingOrHead {
         /// Tensor or module name.
         name: String,
     },
     /// Single trained tokens.
-    #[error("the adapter trains single tokens ({evidence}), which a slot cannot hold. Retrain without trainable_token_indices")]
+    #[error(
+        "the adapter trains single tokens ({evidence}), which a slot cannot hold. Retrain without trainable_token_indices"
+    )]
     TrainableTokens {
         /// The field or tensor that shows it.
         evidence: Evidence,
     },
     /// Adapters of tied weights.
-    #[error("ensure_weight_tying is set: tied embeddings are adapted, which a slot cannot hold. Retrain without it")]
+    #[error(
+        "ensure_weight_tying is set: tied embeddings are adapted, which a slot cannot hold. Retrain without it"
+    )]
     WeightTying,
     /// LoRA on bare parameters, such as the experts of a mixture.
-    #[error("the adapter targets bare parameters or experts ({evidence}), whose factors are not matrices of one linear layer. Retrain with target_modules only")]
+    #[error(
+        "the adapter targets bare parameters or experts ({evidence}), whose factors are not matrices of one linear layer. Retrain with target_modules only"
+    )]
     TargetParameters {
         /// The field or tensor that shows it.
         evidence: Evidence,
     },
     /// Another number of layers than the base.
-    #[error("layer_replication changes the depth of the model, so the adapter fits no base model as published")]
+    #[error(
+        "layer_replication changes the depth of the model, so the adapter fits no base model as published"
+    )]
     LayerReplication,
     /// An initialisation that changed the base weights.
-    #[error("init_lora_weights is {init}, which changes the base weights; on the original base the update would be wrong. Convert it first: save_pretrained(path_initial_model_for_weight_conversion=…)")]
+    #[error(
+        "init_lora_weights is {init}, which changes the base weights; on the original base the update would be wrong. Convert it first: save_pretrained(path_initial_model_for_weight_conversion=…)"
+    )]
     BaseTransformingInit {
         /// The initialisation.
         init: String,
     },
     /// An initialisation that is not known to leave the base alone.
-    #[error("init_lora_weights is {init}, which is not known to leave the base weights alone. Use one of true, false, gaussian, eva, orthogonal")]
+    #[error(
+        "init_lora_weights is {init}, which is not known to leave the base weights alone. Use one of true, false, gaussian, eva, orthogonal"
+    )]
     UnknownInit {
         /// The initialisation.
         init: String,
     },
     /// Activated LoRA.
-    #[error("this is an activated LoRA (alora_invocation_tokens): it acts only after given tokens, which a merged slot cannot do")]
+    #[error(
+        "this is an activated LoRA (alora_invocation_tokens): it acts only after given tokens, which a merged slot cannot do"
+    )]
     ActivatedLora,
     /// A named variant whose update is not scaling · B · A.
     #[error("`{key}` is set: this LoRA variant's update is not scaling·B·A. Retrain as plain LoRA")]
@@ -337,7 +385,9 @@ pub enum AdapterError {
         key: String,
     },
     /// A field that looks like a variant this version does not know.
-    #[error("`{key}` is set and not known; it may change what the factors mean. Set it to false or null if it does not")]
+    #[error(
+        "`{key}` is set and not known; it may change what the factors mean. Set it to false or null if it does not"
+    )]
     UnknownVariant {
         /// The field.
         key: String,
@@ -345,7 +395,9 @@ pub enum AdapterError {
 
     // Pairs of factors.
     /// A tensor that is nothing known.
-    #[error("{name} is not a LoRA factor; expected base_model.model.<module>.lora_A.weight or .lora_B.weight")]
+    #[error(
+        "{name} is not a LoRA factor; expected base_model.model.<module>.lora_A.weight or .lora_B.weight"
+    )]
     UnknownTensor {
         /// Tensor name.
         name: String,
@@ -354,7 +406,9 @@ pub enum AdapterError {
     #[error("the tensor file has no LoRA factors; it would do nothing")]
     NoModules,
     /// Several adapters in one file.
-    #[error("the tensor file holds the adapters \"{first}\" and \"{second}\"; save each one by itself")]
+    #[error(
+        "the tensor file holds the adapters \"{first}\" and \"{second}\"; save each one by itself"
+    )]
     SeveralAdapters {
         /// One adapter's name.
         first: String,
@@ -406,7 +460,9 @@ pub enum AdapterError {
         limit: usize,
     },
     /// The configuration and the tensors disagree on the rank.
-    #[error("{module} has rank {tensors}, but {key} in adapter_config.json says {config}; the scaling would be wrong. The two files do not belong together")]
+    #[error(
+        "{module} has rank {tensors}, but {key} in adapter_config.json says {config}; the scaling would be wrong. The two files do not belong together"
+    )]
     ConfigRank {
         /// Module path.
         module: String,
@@ -420,7 +476,9 @@ pub enum AdapterError {
 
     // The base model.
     /// A module that the base model does not have.
-    #[error("{module} is not a linear layer of {architecture} with {layers} layers; the adapter was trained on another base model")]
+    #[error(
+        "{module} is not a linear layer of {architecture} with {layers} layers; the adapter was trained on another base model"
+    )]
     ModuleNotInBase {
         /// Module path.
         module: String,
@@ -430,7 +488,9 @@ pub enum AdapterError {
         layers: u32,
     },
     /// A module of another shape than the base model's.
-    #[error("{module} is {out_features} x {in_features} in the adapter and {base_out} x {base_in} in the base model; the adapter was trained on another base model")]
+    #[error(
+        "{module} is {out_features} x {in_features} in the adapter and {base_out} x {base_in} in the base model; the adapter was trained on another base model"
+    )]
     ModuleShape {
         /// Module path.
         module: String,
@@ -454,7 +514,9 @@ pub enum AdapterError {
         what: &'static str,
     },
     /// Mostly denormal numbers, which make arithmetic very slow and mean nothing.
-    #[error("{percent:.1} % of the values of {name} are subnormal; at most {limit:.0} % are accepted. The file is damaged or crafted")]
+    #[error(
+        "{percent:.1} % of the values of {name} are subnormal; at most {limit:.0} % are accepted. The file is damaged or crafted"
+    )]
     Subnormal {
         /// Tensor name.
         name: String,
@@ -464,18 +526,24 @@ pub enum AdapterError {
         limit: f64,
     },
     /// Nothing would change.
-    #[error("every module has a zero A or a zero B, so the adapter would do nothing; it was saved before training")]
+    #[error(
+        "every module has a zero A or a zero B, so the adapter would do nothing; it was saved before training"
+    )]
     NoEffect,
 
     // Slot files.
     /// A tensor name that normal form does not use.
-    #[error("{name} is not a name that a stored slot uses; the file was not written by kmerge or is damaged")]
+    #[error(
+        "{name} is not a name that a stored slot uses; the file was not written by kmerge or is damaged"
+    )]
     SlotName {
         /// Tensor name.
         name: String,
     },
     /// More than one rank in a slot.
-    #[error("{module} has rank {got} in a slot of rank {expected}; the file was not written by kmerge or is damaged")]
+    #[error(
+        "{module} has rank {got} in a slot of rank {expected}; the file was not written by kmerge or is damaged"
+    )]
     SlotRank {
         /// Module path.
         module: String,
@@ -485,7 +553,9 @@ pub enum AdapterError {
         got: usize,
     },
     /// More than one storage type in a slot.
-    #[error("{name} is stored as {got} in a slot of {expected}; the file was not written by kmerge or is damaged")]
+    #[error(
+        "{name} is stored as {got} in a slot of {expected}; the file was not written by kmerge or is damaged"
+    )]
     SlotDtype {
         /// Tensor name.
         name: String,

@@ -6,7 +6,9 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BaseModelError {
     /// More bytes than any real configuration has.
-    #[error("config.json is {bytes} bytes; at most {limit} are read. Send the model's own config.json, nothing else")]
+    #[error(
+        "config.json is {bytes} bytes; at most {limit} are read. Send the model's own config.json, nothing else"
+    )]
     TooLarge {
         /// Bytes given.
         bytes: usize,
@@ -20,7 +22,9 @@ pub enum BaseModelError {
         detail: String,
     },
     /// A key occurs twice in one object.
-    #[error("config.json has the key `{key}` twice in one object; which one counts is undefined, so remove one")]
+    #[error(
+        "config.json has the key `{key}` twice in one object; which one counts is undefined, so remove one"
+    )]
     DuplicateKey {
         /// The key.
         key: String,
@@ -29,7 +33,9 @@ pub enum BaseModelError {
     #[error("config.json must be a JSON object")]
     NotAnObject,
     /// A needed field is absent.
-    #[error("config.json has no `{field}`, which {architecture} needs; use the config.json of the model as published")]
+    #[error(
+        "config.json has no `{field}`, which {architecture} needs; use the config.json of the model as published"
+    )]
     MissingField {
         /// The field.
         field: &'static str,
@@ -55,7 +61,9 @@ pub enum BaseModelError {
         limit: u64,
     },
     /// The head size can neither be read nor derived.
-    #[error("config.json: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads} and there is no head_dim")]
+    #[error(
+        "config.json: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads} and there is no head_dim"
+    )]
     HeadSize {
         /// Width of the residual stream.
         hidden_size: u64,
@@ -63,7 +71,9 @@ pub enum BaseModelError {
         heads: u64,
     },
     /// Key-value heads that cannot be shared evenly by the attention heads.
-    #[error("config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")]
+    #[error(
+        "config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+    )]
     KeyValueHeads {
         /// Number of attention heads.
         heads: u64,
@@ -71,13 +81,17 @@ pub enum BaseModelError {
         kv_heads: u64,
     },
     /// Neither `architectures` nor `model_type` is there.
-    #[error("config.json names no architecture; `architectures` or `model_type` must say which it is. Known: {known}")]
+    #[error(
+        "config.json names no architecture; `architectures` or `model_type` must say which it is. Known: {known}"
+    )]
     NoArchitecture {
         /// The architectures known, comma-separated.
         known: String,
     },
     /// An architecture whose modules and shapes are not known.
-    #[error("the architecture {got} is not known, so the shapes of its modules cannot be checked. Known: {known}")]
+    #[error(
+        "the architecture {got} is not known, so the shapes of its modules cannot be checked. Known: {known}"
+    )]
     UnknownArchitecture {
         /// The architecture named.
         got: String,

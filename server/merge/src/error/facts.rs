@@ -36,7 +36,7 @@ impl AdapterError {
     /// Kind, field and reason in one exhaustive table, so that a new variant needs all three.
     fn facts(&self) -> (AdapterErrorKind, &'static str, &'static str) {
         use AdapterErrorKind::{Io, Malformed, Unsupported, WrongBase};
-                match self {
+        match self {
             Self::Source(_) => (Io, TENSORS, "TENSOR_SOURCE_FAILED"),
             Self::ForeignFile { .. } => (Malformed, TENSORS, "NOT_SAFETENSORS"),
             Self::FileTooShort { .. } => (Malformed, TENSORS, "FILE_TOO_SHORT"),
@@ -71,9 +71,13 @@ impl AdapterError {
             Self::ModulesToSave { .. } => (Unsupported, CONFIG, "MODULES_TO_SAVE"),
             Self::FullTensor { .. } => (Unsupported, TENSORS, "FULL_TENSOR"),
             Self::EmbeddingOrHead { .. } => (Unsupported, TENSORS, "EMBEDDING_OR_HEAD"),
-            Self::TrainableTokens { evidence } => (Unsupported, evidence.part(), "TRAINABLE_TOKENS"),
+            Self::TrainableTokens { evidence } => {
+                (Unsupported, evidence.part(), "TRAINABLE_TOKENS")
+            }
             Self::WeightTying => (Unsupported, CONFIG, "WEIGHT_TYING"),
-            Self::TargetParameters { evidence } => (Unsupported, evidence.part(), "TARGET_PARAMETERS"),
+            Self::TargetParameters { evidence } => {
+                (Unsupported, evidence.part(), "TARGET_PARAMETERS")
+            }
             Self::LayerReplication => (Unsupported, CONFIG, "LAYER_REPLICATION"),
             Self::BaseTransformingInit { .. } => (Unsupported, CONFIG, "BASE_TRANSFORMING_INIT"),
             Self::UnknownInit { .. } => (Unsupported, CONFIG, "UNKNOWN_INIT"),

@@ -23,7 +23,9 @@ pub enum MergeError {
         source: Box<candle_core::Error>,
     },
     /// A value left the range of the type that it is computed or stored in.
-    #[error("{module}: a value is not finite in {dtype}; store the slot in a wider type, or retrain the adapter with smaller factors")]
+    #[error(
+        "{module}: a value is not finite in {dtype}; store the slot in a wider type, or retrain the adapter with smaller factors"
+    )]
     NotFinite {
         /// Module path.
         module: String,
@@ -31,7 +33,9 @@ pub enum MergeError {
         dtype: Dtype,
     },
     /// The byte limit leaves no room.
-    #[error("the slots would take {needed} bytes where {allowed} are allowed; raise the byte limit, store slots in a narrower type, or forget tasks")]
+    #[error(
+        "the slots would take {needed} bytes where {allowed} are allowed; raise the byte limit, store slots in a narrower type, or forget tasks"
+    )]
     OverBudget {
         /// Bytes that all slots together would take.
         needed: u64,
@@ -42,7 +46,9 @@ pub enum MergeError {
     #[error("the policy allows no slot; set slots to 1 or more")]
     NoSlots,
     /// A slot number that the policy does not have.
-    #[error("slot {slot} is outside the policy's {slots} slots; raise slots again or empty that slot first")]
+    #[error(
+        "slot {slot} is outside the policy's {slots} slots; raise slots again or empty that slot first"
+    )]
     SlotOutOfRange {
         /// The number.
         slot: u32,
@@ -69,7 +75,9 @@ pub enum MergeError {
     #[error("the plan was made for another newcomer or for other slot contents; make a new plan")]
     OtherAdapters,
     /// Slot and newcomer disagree on a module's shape.
-    #[error("{module} is {slot_out} x {slot_in} in the slot and {new_out} x {new_in} in the newcomer; adapters of different base models cannot be merged")]
+    #[error(
+        "{module} is {slot_out} x {slot_in} in the slot and {new_out} x {new_in} in the newcomer; adapters of different base models cannot be merged"
+    )]
     ShapeMismatch {
         /// Module path.
         module: String,
@@ -83,7 +91,9 @@ pub enum MergeError {
         new_in: usize,
     },
     /// The eigenvalue iteration did not converge.
-    #[error("{module}: the spectral decomposition did not converge; use the kmerge-linear operator for this base model")]
+    #[error(
+        "{module}: the spectral decomposition did not converge; use the kmerge-linear operator for this base model"
+    )]
     Decomposition {
         /// Module path.
         module: String,
@@ -91,7 +101,10 @@ pub enum MergeError {
 }
 
 fn generation_words(generation: Option<u64>) -> String {
-    generation.map_or_else(|| "empty".to_owned(), |number| format!("at generation {number}"))
+    generation.map_or_else(
+        || "empty".to_owned(),
+        |number| format!("at generation {number}"),
+    )
 }
 
 impl MergeError {

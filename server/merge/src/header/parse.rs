@@ -20,15 +20,18 @@ const METADATA: &str = "__metadata__";
 pub(super) fn tensors(header: &[u8], data: u64) -> Result<Vec<TensorEntry>, AdapterError> {
     let defect = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_slice(header);
-    let result = Top { data, defect: &defect }
-        .deserialize(&mut deserializer)
-        .and_then(|tensors| deserializer.end().map(|()| tensors));
+    let result = Top {
+        data,
+        defect: &defect,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|tensors| deserializer.end().map(|()| tensors));
     match (defect.take(), result) {
         (Some(defect), _) => Err(defect),
         (None, Ok(tensors)) => Ok(tensors),
-        (None, Err(error)) => {
-            Err(AdapterError::HeaderSyntax { detail: printable(&error.to_string(), 200) })
-        }
+        (None, Err(error)) => Err(AdapterError::HeaderSyntax {
+            detail: printable(&error.to_string(), 200),
+        }),
     }
 }
 
@@ -157,7 +160,13 @@ impl<'de> Visitor<'de> for Entry<'_> {
         let offsets = offsets.ok_or_else(|| A::Error::missing_field("data_offsets"))?;
         let Some(dtype) = Dtype::from_safetensors_name(&dtype) else {
             let got = printable(&dtype, 32);
-            return Err(stop(self.defect, AdapterError::TensorDtype { name: self.name, got }));
+            return Err(stop(
+                self.defect,
+                AdapterError::TensorDtype {
+                    name: self.name,
+                    got,
+                },
+            ));
         };
         if shape.count > MAX_DIMENSIONS {
             return Err(stop(
@@ -201,7 +210,10 @@ impl<'de> Visitor<'de> for ShapeSeed {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<DeclaredShape, A::Error> {
-        let mut shape = DeclaredShape { dimensions: [0; MAX_DIMENSIONS], count: 0 };
+        let mut shape = DeclaredShape {
+            dimensions: [0; MAX_DIMENSIONS],
+            count: 0,
+        };
         while let Some(dimension) = items.next_element()? {
             if let Some(place) = shape.dimensions.get_mut(shape.count) {
                 *place = dimension;

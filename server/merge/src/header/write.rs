@@ -41,7 +41,11 @@ impl NormalForm {
         for module in modules {
             let mut place = |factor: char, rows: usize, columns: usize| {
                 let bytes = wide(rows) * wide(columns) * wide(dtype.size_bytes());
-                let range = TensorRange { dtype, offset: end, bytes };
+                let range = TensorRange {
+                    dtype,
+                    offset: end,
+                    bytes,
+                };
                 end += bytes;
                 let name = format!("base_model.model.{}.lora_{factor}.weight", module.path);
                 let name = serde_json::Value::String(name);
@@ -74,7 +78,11 @@ impl NormalForm {
         }
         let mut head = wide(header.len()).to_le_bytes().to_vec();
         head.extend_from_slice(header.as_bytes());
-        Self { head, layout: AdapterLayout { modules: layouts }, bytes: start + end }
+        Self {
+            head,
+            layout: AdapterLayout { modules: layouts },
+            bytes: start + end,
+        }
     }
 }
 

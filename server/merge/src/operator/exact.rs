@@ -12,8 +12,8 @@
 //!
 //! No inverse of C is needed, so singular stacks (shared directions, padded factors) are ordinary
 //! input. Squaring loses half of the digits, which is why the Gram matrices and the core are f64:
-//! directions below about 10⁻⁷·σ₁ are lost, the rounding of f32 itself. Only the two tall products
-//! are f32.
+//! directions below about 3·10⁻⁸·‖L‖·‖R‖ are lost, which is the rounding of f32 factors. Only the
+//! two tall products are f32.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
@@ -25,8 +25,9 @@ use crate::linalg::semidefinite_cholesky;
 
 /// Columns or rows of a stack that are widened to f64 at a time.
 const TILE: usize = 256;
-/// Singular values below this share of the largest are rounding: the square root of a few ε.
-const NEGLIGIBLE: f64 = 3e-8;
+/// Squared singular values below this share of ‖G_L‖·‖G_R‖ are rounding. The share is of the factors'
+/// size, not of the largest value: where two updates cancel, all values are rounding.
+const NEGLIGIBLE: f64 = 4.0 * f64::EPSILON;
 
 /// Squared singular values of one module: those kept and all of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,10 +59,15 @@ pub(crate) fn merge(
     let ranks = [slot.module.rank, newcomer.module.rank];
     let m = ranks[0] + ranks[1];
     scratch.stack(slot, newcomer, target)?;
-    let ExactScratch { left, right, tile, .. } = scratch;
+    let ExactScratch {
+        left, right, tile, ..
+    } = scratch;
 
     // Weights go into the small matrices, where they are exact, not into the factors.
-    let coefficients = [(1.0 - weight).sqrt(), (weight * newcomer.module.scaling).sqrt()];
+    let coefficients = [
+        (1.0 - weight).sqrt(),
+        (weight * newcomer.module.scaling).sqrt(),
+    ];
     let coefficient = |index: usize| coefficients[usize::from(index >= ranks[0])];
     let weigh = |gram: Mat<f64>| {
         Mat::from_fn(m, m, |row, column| {
@@ -74,26 +80,32 @@ pub(crate) fn merge(
     let c = semidefinite_cholesky(&gram_right);
     let left_c = &gram_left * &c;
     let core = c.transpose() * &left_c;
-    let all = (0..core.nrows()).map(|index| core[(index, index)].max(0.0)).sum();
-    let decomposition = core
-        .self_adjoint_eigen(faer::Side::Lower)
-        .map_err(|_| MergeError::Decomposition { module: slot.module.path.clone() })?;
+    let all = (0..core.nrows())
+        .map(|index| core[(index, index)].max(0.0))
+        .sum();
+    let decomposition =
+        core.self_adjoint_eigen(faer::Side::Lower)
+            .map_err(|_| MergeError::Decomposition {
+                module: slot.module.path.clone(),
+            })?;
     let vectors = decomposition.U();
     let values = decomposition.S().column_vector();
 
     // Eigenvalues ascend; the strongest directions come last.
     let size = core.nrows();
-    let strongest = if size == 0 { 0.0 } else { values[size - 1] };
+    let negligible = NEGLIGIBLE * gram_left.norm_l2() * gram_right.norm_l2();
     let kept_values: Vec<(usize, f64)> = (0..size)
         .rev()
         .take(target.rank)
         .map(|index| (index, values[index]))
-        .take_while(|&(_, value)| value > strongest * NEGLIGIBLE * NEGLIGIBLE)
+        .take_while(|&(_, value)| value > negligible)
         .collect();
     let kept = kept_values.iter().map(|&(_, value)| value).sum();
 
     // C·Y and G_L·C·Y for the kept directions, then the powers of σ = √value.
-    let y = Mat::from_fn(size, kept_values.len(), |row, column| vectors[(row, kept_values[column].0)]);
+    let y = Mat::from_fn(size, kept_values.len(), |row, column| {
+        vectors[(row, kept_values[column].0)]
+    });
     let c_y = &c * &y;
     let left_c_y = &left_c * &y;
     let rank = target.rank;
@@ -103,7 +115,8 @@ pub(crate) fn merge(
         let (root, cubed_root) = (value.powf(-0.25), value.powf(-0.75));
         for row in 0..m {
             to_b[row * rank + column] = narrow(c_y[(row, column)] * root * coefficient(row));
-            to_a[column * m + row] = narrow(left_c_y[(row, column)] * cubed_root * coefficient(row));
+            to_a[column * m + row] =
+                narrow(left_c_y[(row, column)] * cubed_root * coefficient(row));
         }
     }
     let (a, b) = out.split_at_mut(target.a_len());
@@ -120,7 +133,9 @@ impl ExactScratch {
         newcomer: Side<'_>,
         target: Target,
     ) -> Result<(), MergeError> {
-        let Self { read, left, right, .. } = self;
+        let Self {
+            read, left, right, ..
+        } = self;
         let m = slot.module.rank + newcomer.module.rank;
         right.resize(m * target.in_features, 0.0);
         left.resize(target.out_features * m, 0.0);
@@ -130,7 +145,10 @@ impl ExactScratch {
         let mut offset = 0;
         for side in [slot, newcomer] {
             let rank = side.module.rank;
-            for (row, values) in left.chunks_exact_mut(m).zip(side.b(read)?.chunks_exact(rank)) {
+            for (row, values) in left
+                .chunks_exact_mut(m)
+                .zip(side.b(read)?.chunks_exact(rank))
+            {
                 row[offset..offset + rank].copy_from_slice(values);
             }
             offset += rank;
@@ -159,9 +177,16 @@ fn gram_of_rows(x: &[f32], m: usize, tile: &mut Vec<f64>) -> Mat<f64> {
         let columns = TILE.min(width - start);
         tile.clear();
         for row in x.chunks_exact(width) {
-            tile.extend(row[start..start + columns].iter().map(|&value| f64::from(value)));
+            tile.extend(
+                row[start..start + columns]
+                    .iter()
+                    .map(|&value| f64::from(value)),
+            );
         }
-        accumulate(gram.as_mut(), MatRef::from_row_major_slice(tile, m, columns));
+        accumulate(
+            gram.as_mut(),
+            MatRef::from_row_major_slice(tile, m, columns),
+        );
     }
     gram
 }

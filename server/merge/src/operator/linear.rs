@@ -21,14 +21,31 @@ pub(crate) fn combine(
     let (a, b) = out.split_at_mut(target.a_len());
     let terms = [
         (slot, (1.0 - weight).sqrt()),
-        (newcomer, newcomer.map_or(0.0, |side| (weight * side.module.scaling).sqrt())),
+        (
+            newcomer,
+            newcomer.map_or(0.0, |side| (weight * side.module.scaling).sqrt()),
+        ),
     ];
     let mut first = true;
     for (side, coefficient) in terms {
         let Some(side) = side else { continue };
         let coefficient = narrow(coefficient);
-        add(a, a_rows(target), side.a(scratch)?, a_rows(target), coefficient, first);
-        add(b, target.rank, side.b(scratch)?, side.module.rank, coefficient, first);
+        add(
+            a,
+            a_rows(target),
+            side.a(scratch)?,
+            a_rows(target),
+            coefficient,
+            first,
+        );
+        add(
+            b,
+            target.rank,
+            side.b(scratch)?,
+            side.module.rank,
+            coefficient,
+            first,
+        );
         first = false;
     }
     Ok(())

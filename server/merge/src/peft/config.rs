@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::MAX_RANK;
 use super::pattern::Pattern;
 use super::refuse::{self, truthy};
-use super::MAX_RANK;
 use crate::json::{self, JsonDefect, printable};
 use crate::{AdapterError, BaseModel};
 
@@ -39,7 +39,10 @@ impl LoraConfig {
         let flag = |key: &'static str| match config.get(key) {
             None | Some(Value::Null) => Ok(false),
             Some(Value::Bool(set)) => Ok(*set),
-            Some(_) => Err(AdapterError::ConfigType { key: key.into(), expected: "true or false" }),
+            Some(_) => Err(AdapterError::ConfigType {
+                key: key.into(),
+                expected: "true or false",
+            }),
         };
         let rank = match config.get("r") {
             None => Ok(usize::try_from(DEFAULT).expect("fits")),
@@ -70,7 +73,12 @@ impl LoraConfig {
     pub(super) fn scaling(&self, module: &str, rank: usize) -> f64 {
         let alpha = self.alpha_pattern.get(module).unwrap_or(self.alpha);
         let rank = f64::from(u32::try_from(rank).expect("bounded by MAX_RANK"));
-        alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
+        alpha
+            / if self.rank_stabilised {
+                rank.sqrt()
+            } else {
+                rank
+            }
     }
 }
 
@@ -88,7 +96,10 @@ fn target_modules(config: &Map<String, Value>) -> Result<(), AdapterError> {
     match config.get("target_modules") {
         None | Some(Value::Null | Value::String(_)) => Ok(()),
         Some(Value::Array(names)) if names.len() > MAX_TARGET_MODULES => {
-            Err(AdapterError::TooManyTargetModules { got: names.len(), limit: MAX_TARGET_MODULES })
+            Err(AdapterError::TooManyTargetModules {
+                got: names.len(),
+                limit: MAX_TARGET_MODULES,
+            })
         }
         Some(Value::Array(names)) if names.iter().all(Value::is_string) => Ok(()),
         Some(_) => Err(AdapterError::ConfigType {
@@ -127,27 +138,38 @@ fn remarks(config: &Map<String, Value>, base: &BaseModel, warnings: &mut Vec<Str
 
 fn rank(key: String, value: &Value) -> Result<usize, AdapterError> {
     let Some(number) = value.as_number() else {
-        return Err(AdapterError::ConfigType { key, expected: "a whole number" });
+        return Err(AdapterError::ConfigType {
+            key,
+            expected: "a whole number",
+        });
     };
     number
         .as_u64()
         .and_then(|rank| usize::try_from(rank).ok())
         .filter(|rank| (1..=MAX_RANK).contains(rank))
-        .ok_or_else(|| AdapterError::RankOutOfRange { key, got: number.to_string(), limit: MAX_RANK })
+        .ok_or_else(|| AdapterError::RankOutOfRange {
+            key,
+            got: number.to_string(),
+            limit: MAX_RANK,
+        })
 }
 
 fn alpha(key: String, value: &Value) -> Result<f64, AdapterError> {
     let Some(number) = value.as_number() else {
-        return Err(AdapterError::ConfigType { key, expected: "a number" });
+        return Err(AdapterError::ConfigType {
+            key,
+            expected: "a number",
+        });
     };
-    number.as_f64().filter(|alpha| (MIN_ALPHA..=MAX_ALPHA).contains(alpha)).ok_or_else(|| {
-        AdapterError::AlphaOutOfRange {
+    number
+        .as_f64()
+        .filter(|alpha| (MIN_ALPHA..=MAX_ALPHA).contains(alpha))
+        .ok_or_else(|| AdapterError::AlphaOutOfRange {
             key,
             got: number.to_string(),
             lowest: MIN_ALPHA,
             highest: MAX_ALPHA,
-        }
-    })
+        })
 }
 
 fn rank_of(field: &'static str, key: &str, value: &Value) -> Result<usize, AdapterError> {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::MAX_RANK;
 use super::config::LoraConfig;
 use super::names::{self, Factor};
-use super::MAX_RANK;
 use crate::header::{self, TensorEntry};
 use crate::{
     AdapterError, AdapterLayout, BaseModel, Evidence, ModuleLayout, TensorSource, compare_paths,
@@ -43,7 +43,10 @@ pub fn decode(
         return Err(AdapterError::NoModules);
     }
     modules.sort_by(|l, r| compare_paths(&l.path, &r.path));
-    Ok(Decoded { layout: AdapterLayout { modules }, warnings: config.warnings })
+    Ok(Decoded {
+        layout: AdapterLayout { modules },
+        warnings: config.warnings,
+    })
 }
 
 /// The factors found for one module.
@@ -77,7 +80,10 @@ impl<'a> Pair<'a> {
         };
         if place.replace(tensor).is_some() {
             let module = module.to_owned();
-            return Err(AdapterError::DuplicateFactor { module, factor: factor.name() });
+            return Err(AdapterError::DuplicateFactor {
+                module,
+                factor: factor.name(),
+            });
         }
         Ok(())
     }
@@ -95,13 +101,27 @@ impl<'a> Pair<'a> {
         let [rank, in_features] = matrix(a)?;
         let [out_features, b_rank] = matrix(b)?;
         if rank != b_rank {
-            return Err(AdapterError::FactorRanks { module: module.to_owned(), a: rank, b: b_rank });
+            return Err(AdapterError::FactorRanks {
+                module: module.to_owned(),
+                a: rank,
+                b: b_rank,
+            });
         }
         if rank > MAX_RANK {
             let module = module.to_owned();
-            return Err(AdapterError::RankTooLarge { module, got: rank, limit: MAX_RANK });
+            return Err(AdapterError::RankTooLarge {
+                module,
+                got: rank,
+                limit: MAX_RANK,
+            });
         }
-        Ok(Complete { a, b, rank, in_features, out_features })
+        Ok(Complete {
+            a,
+            b,
+            rank,
+            in_features,
+            out_features,
+        })
     }
 }
 
@@ -134,7 +154,10 @@ fn pairs(tensors: &[TensorEntry]) -> Result<BTreeMap<&str, Pair<'_>>, AdapterErr
             (_, Some(found)) => adapter = Some(found),
             (_, None) => {}
         }
-        pairs.entry(name.module).or_default().add(name.module, name.factor, tensor)?;
+        pairs
+            .entry(name.module)
+            .or_default()
+            .add(name.module, name.factor, tensor)?;
     }
     Ok(pairs)
 }
@@ -145,7 +168,13 @@ fn module(
     config: &LoraConfig,
     base: &BaseModel,
 ) -> Result<ModuleLayout, AdapterError> {
-    let &Complete { a, b, rank, in_features, out_features } = pair;
+    let &Complete {
+        a,
+        b,
+        rank,
+        in_features,
+        out_features,
+    } = pair;
     let Some(shape) = base.module_shape(path) else {
         return Err(AdapterError::ModuleNotInBase {
             module: path.to_owned(),

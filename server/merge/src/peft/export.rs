@@ -43,7 +43,8 @@ pub fn export_config(layout: &AdapterLayout, served_as: &str) -> Vec<u8> {
         "use_dora": false,
         "use_rslora": false,
     });
-    let mut text = serde_json::to_vec_pretty(&config).expect("strings and numbers always serialise");
+    let mut text =
+        serde_json::to_vec_pretty(&config).expect("strings and numbers always serialise");
     text.push(b'\n');
     text
 }
@@ -66,11 +67,17 @@ fn target_modules(layout: &AdapterLayout) -> Vec<Value> {
         }
     }
     // With a hole in the layers a suffix would reach into layers that the adapter does not have.
-    let contiguous = layers.iter().copied().eq(0..u64::try_from(layers.len()).unwrap_or(u64::MAX));
+    let contiguous = layers
+        .iter()
+        .copied()
+        .eq(0..u64::try_from(layers.len()).unwrap_or(u64::MAX));
     let whole = |name: &str| contiguous && names.get(name) == Some(&layers);
     for name in names.keys().copied() {
         let suffix = suffixes(name).find(|suffix| {
-            names.keys().filter(|other| has_suffix(other, suffix)).all(|other| whole(other))
+            names
+                .keys()
+                .filter(|other| has_suffix(other, suffix))
+                .all(|other| whole(other))
         });
         match suffix {
             Some(suffix) => {
@@ -102,11 +109,14 @@ fn split_layer(path: &str) -> Option<(u64, &str)> {
 
 /// Whole-segment suffixes from the shortest: `q_proj`, `self_attn.q_proj`.
 fn suffixes(name: &str) -> impl Iterator<Item = &str> {
-    name.rmatch_indices('.').map(|(dot, _)| &name[dot + 1..]).chain([name])
+    name.rmatch_indices('.')
+        .map(|(dot, _)| &name[dot + 1..])
+        .chain([name])
 }
 
 fn has_suffix(name: &str, suffix: &str) -> bool {
-    name.strip_suffix(suffix).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    name.strip_suffix(suffix)
+        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 #[cfg(test)]
@@ -150,7 +160,10 @@ mod tests {
             "model.layers.1.self_attn.v_proj",
         ]);
         assert_eq!(found, ["model.layers.1.self_attn.v_proj", "q_proj"]);
-        let hole = ["model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.q_proj"];
+        let hole = [
+            "model.layers.0.self_attn.q_proj",
+            "model.layers.2.self_attn.q_proj",
+        ];
         assert_eq!(targets(&hole), hole);
     }
 

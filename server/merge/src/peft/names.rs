@@ -24,7 +24,9 @@ impl Factor {
     }
 
     fn parse(segment: &str) -> Option<Self> {
-        [Self::A, Self::B].into_iter().find(|factor| factor.name() == segment)
+        [Self::A, Self::B]
+            .into_iter()
+            .find(|factor| factor.name() == segment)
     }
 }
 
@@ -42,11 +44,17 @@ pub(super) fn parse(name: &str) -> Result<FactorName<'_>, AdapterError> {
     if let Some(variant) = variant(name) {
         return Err(variant);
     }
-    let unknown = || AdapterError::UnknownTensor { name: name.to_owned() };
-    let Some(stem) = name.strip_suffix(".weight") else { return Err(unknown()) };
+    let unknown = || AdapterError::UnknownTensor {
+        name: name.to_owned(),
+    };
+    let Some(stem) = name.strip_suffix(".weight") else {
+        return Err(unknown());
+    };
     let Some((found, adapter)) = split(stem) else {
         // Whole weights appear with and without PEFT's prefix.
-        return Err(AdapterError::FullTensor { name: name.to_owned() });
+        return Err(AdapterError::FullTensor {
+            name: name.to_owned(),
+        });
     };
     let (path, factor) = found;
     let path = path.strip_prefix(PREFIX).ok_or_else(unknown)?;
@@ -59,9 +67,15 @@ pub(super) fn parse(name: &str) -> Result<FactorName<'_>, AdapterError> {
             evidence: Evidence::Tensor(name.to_owned()),
         }),
         Some("lm_head" | "embed_tokens" | "embed_in" | "embed_out" | "wte") => {
-            Err(AdapterError::EmbeddingOrHead { name: name.to_owned() })
+            Err(AdapterError::EmbeddingOrHead {
+                name: name.to_owned(),
+            })
         }
-        _ => Ok(FactorName { module, factor, adapter }),
+        _ => Ok(FactorName {
+            module,
+            factor,
+            adapter,
+        }),
     }
 }
 
@@ -72,7 +86,9 @@ pub(super) fn parse_normal(name: &str) -> Result<(&str, Factor), AdapterError> {
         .and_then(|stem| stem.rsplit_once('.'))
         .and_then(|(module, segment)| Some((module, Factor::parse(segment)?)))
         .filter(|(module, _)| !module.is_empty())
-        .ok_or_else(|| AdapterError::SlotName { name: name.to_owned() })
+        .ok_or_else(|| AdapterError::SlotName {
+            name: name.to_owned(),
+        })
 }
 
 /// Splits `<path>.lora_A` or `<path>.lora_A.<adapter>`.
@@ -89,13 +105,21 @@ fn split(stem: &str) -> Option<((&str, Factor), Option<&str>)> {
 fn variant(name: &str) -> Option<AdapterError> {
     let evidence = || Evidence::Tensor(name.to_owned());
     if name.contains("lora_magnitude_vector") {
-        Some(AdapterError::Dora { evidence: evidence() })
+        Some(AdapterError::Dora {
+            evidence: evidence(),
+        })
     } else if name.contains("lora_embedding_") {
-        Some(AdapterError::EmbeddingOrHead { name: name.to_owned() })
+        Some(AdapterError::EmbeddingOrHead {
+            name: name.to_owned(),
+        })
     } else if name.contains("trainable_tokens") {
-        Some(AdapterError::TrainableTokens { evidence: evidence() })
+        Some(AdapterError::TrainableTokens {
+            evidence: evidence(),
+        })
     } else if name.ends_with(".bias") {
-        Some(AdapterError::Bias { evidence: evidence() })
+        Some(AdapterError::Bias {
+            evidence: evidence(),
+        })
     } else {
         None
     }
@@ -109,11 +133,27 @@ mod tests {
     fn accepted_spellings_mean_the_same_module() {
         let module = "model.layers.0.self_attn.q_proj";
         for (name, adapter) in [
-            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", None),
-            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", Some("default")),
-            ("base_model.model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", None),
+            (
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+                None,
+            ),
+            (
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
+                Some("default"),
+            ),
+            (
+                "base_model.model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+                None,
+            ),
         ] {
-            assert_eq!(parse(name).unwrap(), FactorName { module, factor: Factor::A, adapter });
+            assert_eq!(
+                parse(name).unwrap(),
+                FactorName {
+                    module,
+                    factor: Factor::A,
+                    adapter
+                }
+            );
         }
         let name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
         assert_eq!(parse_normal(name).unwrap(), (module, Factor::B));
@@ -132,9 +172,18 @@ mod tests {
             ("base_model.model.m.lora_B.bias", "BIAS"),
             ("base_model.model.m.lora_magnitude_vector", "DORA"),
             ("base_model.model.m.lora_embedding_A", "EMBEDDING_OR_HEAD"),
-            ("base_model.model.lm_head.lora_A.weight", "EMBEDDING_OR_HEAD"),
-            ("base_model.model.m.token_adapter.trainable_tokens_delta", "TRAINABLE_TOKENS"),
-            ("base_model.model.m.experts.base_layer.lora_A.weight", "TARGET_PARAMETERS"),
+            (
+                "base_model.model.lm_head.lora_A.weight",
+                "EMBEDDING_OR_HEAD",
+            ),
+            (
+                "base_model.model.m.token_adapter.trainable_tokens_delta",
+                "TRAINABLE_TOKENS",
+            ),
+            (
+                "base_model.model.m.experts.base_layer.lora_A.weight",
+                "TARGET_PARAMETERS",
+            ),
         ] {
             assert_eq!(parse(name).unwrap_err().reason(), reason, "{name}");
         }
@@ -148,7 +197,11 @@ mod tests {
             "base_model.model.lora_A.weight",
             "base_model.model.m.lora_C.weight",
         ] {
-            assert_eq!(parse_normal(name).unwrap_err().reason(), "SLOT_NAME", "{name}");
+            assert_eq!(
+                parse_normal(name).unwrap_err().reason(),
+                "SLOT_NAME",
+                "{name}"
+            );
         }
     }
 }

@@ -39,7 +39,11 @@ impl<T: Copy> Pattern<T> {
     ) -> Result<Self, AdapterError> {
         if entries.len() > MAX_KEYS {
             let got = entries.len();
-            return Err(AdapterError::TooManyPatterns { field, got, limit: MAX_KEYS });
+            return Err(AdapterError::TooManyPatterns {
+                field,
+                got,
+                limit: MAX_KEYS,
+            });
         }
         let mut expressions = 0;
         let mut compiled = Vec::with_capacity(entries.len());
@@ -64,7 +68,10 @@ impl<T: Copy> Pattern<T> {
 
     /// The value of the first key that matches `path`.
     pub(super) fn get(&self, path: &str) -> Option<T> {
-        self.entries.iter().find(|(matcher, _)| matcher.matches(path)).map(|&(_, value)| value)
+        self.entries
+            .iter()
+            .find(|(matcher, _)| matcher.matches(path))
+            .map(|&(_, value)| value)
     }
 }
 
@@ -74,9 +81,14 @@ impl Matcher {
             Self::Expression(expression) => expression.is_match(path),
             Self::Plain(key) => {
                 let (key, path) = (key.as_bytes(), path.as_bytes());
-                let Some(start) = path.len().checked_sub(key.len()) else { return false };
+                let Some(start) = path.len().checked_sub(key.len()) else {
+                    return false;
+                };
                 (start == 0 || path[start - 1] == b'.')
-                    && key.iter().zip(&path[start..]).all(|(k, p)| *k == b'.' || k == p)
+                    && key
+                        .iter()
+                        .zip(&path[start..])
+                        .all(|(k, p)| *k == b'.' || k == p)
             }
         }
     }
@@ -101,12 +113,20 @@ fn compile(field: &'static str, key: &str) -> Result<Regex, AdapterError> {
             // The last line of the engine's message is the reason; the others draw the pattern.
             let message = error.to_string();
             let reason = message.lines().last().unwrap_or_default();
-            unusable(field, key, printable(reason.trim_start_matches("error: "), 120))
+            unusable(
+                field,
+                key,
+                printable(reason.trim_start_matches("error: "), 120),
+            )
         })
 }
 
 fn unusable(field: &'static str, key: &str, detail: String) -> AdapterError {
-    AdapterError::PatternSyntax { field, key: printable(key, 64), detail }
+    AdapterError::PatternSyntax {
+        field,
+        key: printable(key, 64),
+        detail,
+    }
 }
 
 #[cfg(test)]
@@ -136,24 +156,47 @@ mod tests {
             ("base.model.layers.10.self_attn.q_proj", false),
             ("", false),
         ] {
-            assert_eq!(pattern(&[key]).unwrap().get(PATH).is_some(), expected, "{key}");
+            assert_eq!(
+                pattern(&[key]).unwrap().get(PATH).is_some(),
+                expected,
+                "{key}"
+            );
         }
     }
 
     #[test]
     fn plain_matching_equals_the_regex_it_stands_for() {
-        for key in ["q_proj", "l.yers.10.self_attn.q_proj", "10.self_attn.q_proj", "attn.q_proj"] {
+        for key in [
+            "q_proj",
+            "l.yers.10.self_attn.q_proj",
+            "10.self_attn.q_proj",
+            "attn.q_proj",
+        ] {
             let compiled = Matcher::Expression(compile("rank_pattern", key).unwrap());
-            for path in [PATH, "model.layers.1.self_attn.q_proj", "q_proj", "x.q_projx", "attn"] {
+            for path in [
+                PATH,
+                "model.layers.1.self_attn.q_proj",
+                "q_proj",
+                "x.q_projx",
+                "attn",
+            ] {
                 let plain = Matcher::Plain(key.to_owned());
-                assert_eq!(plain.matches(path), compiled.matches(path), "{key} on {path}");
+                assert_eq!(
+                    plain.matches(path),
+                    compiled.matches(path),
+                    "{key} on {path}"
+                );
             }
         }
     }
 
     #[test]
     fn expressions_match_as_python_would_and_the_first_key_wins() {
-        let found = pattern(&[r"layers\.(1|2)\..*", r"layers\.\d+\.self_attn\.[qk]_proj", "q_proj"]);
+        let found = pattern(&[
+            r"layers\.(1|2)\..*",
+            r"layers\.\d+\.self_attn\.[qk]_proj",
+            "q_proj",
+        ]);
         assert_eq!(found.unwrap().get(PATH), Some(1));
         // An alternative outside the group is still anchored at the start.
         assert_eq!(pattern(&["x)|(q_proj"]).unwrap().get(PATH), None);
@@ -163,13 +206,22 @@ mod tests {
     #[test]
     fn unusable_keys_are_refused_by_name() {
         let long = "a|".repeat(600);
-        for key in ["(", "q_proj(?=x)", r"(a)\1", "(a{1000}){1000}", long.as_str()] {
+        for key in [
+            "(",
+            "q_proj(?=x)",
+            r"(a)\1",
+            "(a{1000}){1000}",
+            long.as_str(),
+        ] {
             let error = pattern(&[key]).unwrap_err();
             assert_eq!(error.reason(), "PATTERN_SYNTAX", "{key}: {error}");
         }
         let many: Vec<String> = (0..65).map(|i| format!("[q]_{i}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(pattern(&many).unwrap_err().reason(), "PATTERN_SYNTAX");
-        assert_eq!(pattern(&["a"; 4097]).unwrap_err().reason(), "TOO_MANY_PATTERNS");
+        assert_eq!(
+            pattern(&["a"; 4097]).unwrap_err().reason(),
+            "TOO_MANY_PATTERNS"
+        );
     }
 }

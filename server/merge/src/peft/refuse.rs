@@ -70,14 +70,24 @@ const MAX_LISTED: usize = 16;
 pub(super) fn check(config: &Map<String, Value>) -> Result<Vec<String>, AdapterError> {
     method(config)?;
     if truthy(config.get("use_dora")) {
-        return Err(AdapterError::Dora { evidence: Evidence::Field("use_dora") });
+        return Err(AdapterError::Dora {
+            evidence: Evidence::Field("use_dora"),
+        });
     }
     biases(config)?;
-    if let Some(value) = config.get("modules_to_save").filter(|value| truthy(Some(value))) {
-        return Err(AdapterError::ModulesToSave { modules: printable(&value.to_string(), 120) });
+    if let Some(value) = config
+        .get("modules_to_save")
+        .filter(|value| truthy(Some(value)))
+    {
+        return Err(AdapterError::ModulesToSave {
+            modules: printable(&value.to_string(), 120),
+        });
     }
     for (key, defect) in [
-        ("trainable_token_indices", tokens as fn(&'static str) -> AdapterError),
+        (
+            "trainable_token_indices",
+            tokens as fn(&'static str) -> AdapterError,
+        ),
         ("ensure_weight_tying", |_| AdapterError::WeightTying),
         ("target_parameters", parameters),
         ("layer_replication", |_| AdapterError::LayerReplication),
@@ -88,18 +98,25 @@ pub(super) fn check(config: &Map<String, Value>) -> Result<Vec<String>, AdapterE
     }
     initialisation(config)?;
     // An empty list of invocation tokens still selects the variant.
-    if config.get("alora_invocation_tokens").is_some_and(|tokens| !tokens.is_null()) {
+    if config
+        .get("alora_invocation_tokens")
+        .is_some_and(|tokens| !tokens.is_null())
+    {
         return Err(AdapterError::ActivatedLora);
     }
     unknown_fields(config)
 }
 
 fn tokens(key: &'static str) -> AdapterError {
-    AdapterError::TrainableTokens { evidence: Evidence::Field(key) }
+    AdapterError::TrainableTokens {
+        evidence: Evidence::Field(key),
+    }
 }
 
 fn parameters(key: &'static str) -> AdapterError {
-    AdapterError::TargetParameters { evidence: Evidence::Field(key) }
+    AdapterError::TargetParameters {
+        evidence: Evidence::Field(key),
+    }
 }
 
 /// LORA is PEFT's own default where the field is absent.
@@ -107,20 +124,32 @@ fn method(config: &Map<String, Value>) -> Result<(), AdapterError> {
     match config.get("peft_type") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(name)) if name.eq_ignore_ascii_case("lora") => Ok(()),
-        Some(Value::String(name)) => Err(AdapterError::NotLora { got: printable(name, 32) }),
-        Some(_) => Err(AdapterError::ConfigType { key: "peft_type".into(), expected: "a string" }),
+        Some(Value::String(name)) => Err(AdapterError::NotLora {
+            got: printable(name, 32),
+        }),
+        Some(_) => Err(AdapterError::ConfigType {
+            key: "peft_type".into(),
+            expected: "a string",
+        }),
     }
 }
 
 fn biases(config: &Map<String, Value>) -> Result<(), AdapterError> {
     if truthy(config.get("lora_bias")) {
-        return Err(AdapterError::Bias { evidence: Evidence::Field("lora_bias") });
+        return Err(AdapterError::Bias {
+            evidence: Evidence::Field("lora_bias"),
+        });
     }
     match config.get("bias") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(word)) if word == "none" => Ok(()),
-        Some(Value::String(_)) => Err(AdapterError::Bias { evidence: Evidence::Field("bias") }),
-        Some(_) => Err(AdapterError::ConfigType { key: "bias".into(), expected: "a string" }),
+        Some(Value::String(_)) => Err(AdapterError::Bias {
+            evidence: Evidence::Field("bias"),
+        }),
+        Some(_) => Err(AdapterError::ConfigType {
+            key: "bias".into(),
+            expected: "a string",
+        }),
     }
 }
 
@@ -158,7 +187,9 @@ fn unknown_fields(config: &Map<String, Value>) -> Result<Vec<String>, AdapterErr
             continue;
         }
         if key.starts_with("use_") || key.ends_with("_config") {
-            return Err(AdapterError::UnknownVariant { key: printable(key, 64) });
+            return Err(AdapterError::UnknownVariant {
+                key: printable(key, 64),
+            });
         }
         unknown.push(printable(key, 64));
     }
@@ -169,7 +200,9 @@ fn unknown_fields(config: &Map<String, Value>) -> Result<Vec<String>, AdapterErr
         .map(|key| format!("adapter_config.json: `{key}` is not known and was ignored"))
         .collect();
     if left_out > 0 {
-        warnings.push(format!("adapter_config.json: {left_out} more unknown fields were ignored"));
+        warnings.push(format!(
+            "adapter_config.json: {left_out} more unknown fields were ignored"
+        ));
     }
     Ok(warnings)
 }

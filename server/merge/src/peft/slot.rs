@@ -17,11 +17,18 @@ pub fn decode_slot(source: &dyn TensorSource) -> Result<AdapterLayout, AdapterEr
     let mut pairs = BTreeMap::<&str, Pair<'_>>::new();
     for tensor in &tensors {
         let (module, factor) = names::parse_normal(&tensor.name)?;
-        pairs.entry(module).or_default().add(module, factor, tensor)?;
+        pairs
+            .entry(module)
+            .or_default()
+            .add(module, factor, tensor)?;
         let expected = tensors[0].range.dtype;
         let got = tensor.range.dtype;
         if got != expected {
-            return Err(AdapterError::SlotDtype { name: tensor.name.clone(), expected, got });
+            return Err(AdapterError::SlotDtype {
+                name: tensor.name.clone(),
+                expected,
+                got,
+            });
         }
     }
     let mut modules = Vec::with_capacity(pairs.len());

@@ -25,7 +25,11 @@ pub fn check_values(view: AdapterView<'_>) -> Result<(), AdapterError> {
         let b = scratch.check(view, &module.path, "lora_B", &module.b)?;
         Ok(a && b)
     })?;
-    if effects.contains(&true) { Ok(()) } else { Err(AdapterError::NoEffect) }
+    if effects.contains(&true) {
+        Ok(())
+    } else {
+        Err(AdapterError::NoEffect)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +56,10 @@ impl Scratch {
         for start in (0..elements).step_by(CHUNK) {
             let count = usize::try_from(step.min(elements - start)).expect("at most CHUNK");
             self.values.resize(count, 0.0);
-            let part = TensorRange { offset: range.offset + start * size, ..*range };
+            let part = TensorRange {
+                offset: range.offset + start * size,
+                ..*range
+            };
             element::read(view.source, &part, &mut self.values, &mut self.halves)
                 .map_err(AdapterError::Source)?;
             if !all_finite(&self.values) {
@@ -61,8 +68,11 @@ impl Scratch {
                 return Err(AdapterError::NotFinite { name: name(), what });
             }
             any |= self.values.iter().any(|&value| value != 0.0);
-            subnormal +=
-                self.values.iter().map(|value| u64::from(value.is_subnormal())).sum::<u64>();
+            subnormal += self
+                .values
+                .iter()
+                .map(|value| u64::from(value.is_subnormal()))
+                .sum::<u64>();
         }
         let percent = percent(subnormal, elements);
         if percent > MAX_SUBNORMAL_PERCENT {
@@ -76,7 +86,10 @@ impl Scratch {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts are below 2^31, far inside f64")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts are below 2^31, far inside f64"
+)]
 fn percent(part: u64, whole: u64) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
 }

@@ -8,7 +8,11 @@ use crate::support::files::{Adapter, Module, adapter};
 use crate::support::store::{Store, policy};
 
 fn simple(seed: u64) -> Adapter {
-    adapter(&[Module::random("0.self_attn.q_proj", [12, 12], 2, seed)], 2.0, Dtype::F32)
+    adapter(
+        &[Module::random("0.self_attn.q_proj", [12, 12], 2, seed)],
+        2.0,
+        Dtype::F32,
+    )
 }
 
 #[test]
@@ -16,12 +20,24 @@ fn the_lowest_free_number_is_opened() {
     let policy = policy(3, AssignmentRule::KMerge, Operator::KMergeLinear);
     let mut store = Store::default();
     for seed in 0..3 {
-        assert_eq!(u64::from(store.arrive(&policy, &simple(seed)).unwrap().0.slot), seed);
+        assert_eq!(
+            u64::from(store.arrive(&policy, &simple(seed)).unwrap().0.slot),
+            seed
+        );
     }
     store.slots.remove(&1);
     let (plan, _) = store.arrive(&policy, &simple(9)).unwrap();
-    assert_eq!((plan.assignment, plan.slot, plan.generation), (Assignment::Opened, 1, 1));
-    assert_eq!(plan.similarities.iter().map(|&(slot, _)| slot).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(
+        (plan.assignment, plan.slot, plan.generation),
+        (Assignment::Opened, 1, 1)
+    );
+    assert_eq!(
+        plan.similarities
+            .iter()
+            .map(|&(slot, _)| slot)
+            .collect::<Vec<_>>(),
+        [0, 2]
+    );
 }
 
 #[test]
@@ -35,7 +51,10 @@ fn the_order_of_the_views_does_not_matter() {
     let mut views = store.views();
     let forward = plan(&policy, &views, newcomer.view(), &|_| ()).unwrap();
     views.reverse();
-    assert_eq!(plan(&policy, &views, newcomer.view(), &|_| ()).unwrap(), forward);
+    assert_eq!(
+        plan(&policy, &views, newcomer.view(), &|_| ()).unwrap(),
+        forward
+    );
 }
 
 #[test]
@@ -44,10 +63,17 @@ fn without_bytes_for_another_slot_the_nearest_takes_the_newcomer() {
     let mut store = Store::default();
     let (first, _) = store.arrive(&policy, &simple(1)).unwrap();
     policy.max_bytes = Some(2 * first.bytes);
-    assert_eq!(store.arrive(&policy, &simple(2)).unwrap().0.assignment, Assignment::Opened);
+    assert_eq!(
+        store.arrive(&policy, &simple(2)).unwrap().0.assignment,
+        Assignment::Opened
+    );
     let (third, _) = store.arrive(&policy, &simple(3)).unwrap();
     assert_eq!(third.assignment, Assignment::Merged);
-    assert!(third.reason.contains(&format!("{} bytes", 3 * first.bytes)), "{}", third.reason);
+    assert!(
+        third.reason.contains(&format!("{} bytes", 3 * first.bytes)),
+        "{}",
+        third.reason
+    );
     policy.max_bytes = Some(2 * first.bytes - 1);
     let refused = store.arrive(&policy, &simple(4)).unwrap_err();
     assert!(
@@ -84,12 +110,22 @@ fn contradictory_input_is_refused() {
     let mut outside = view;
     outside.slot = 2;
     assert_eq!(refused(&base, &[outside]).reason(), "SLOT_OUT_OF_RANGE");
-    assert_eq!(refused(&policy(0, base.assignment, base.operator), &[]).reason(), "NO_SLOTS");
-    let other = adapter(&[Module::random("0.self_attn.q_proj", [12, 12], 2, 1)], 2.0, Dtype::F32);
+    assert_eq!(
+        refused(&policy(0, base.assignment, base.operator), &[]).reason(),
+        "NO_SLOTS"
+    );
+    let other = adapter(
+        &[Module::random("0.self_attn.q_proj", [12, 12], 2, 1)],
+        2.0,
+        Dtype::F32,
+    );
     let mut layout = other.layout.clone();
     layout.modules[0].in_features = 6;
     layout.modules[0].rank = 4;
-    let wrong = Adapter { layout, bytes: other.bytes };
+    let wrong = Adapter {
+        layout,
+        bytes: other.bytes,
+    };
     let error = plan(&base, &[view], wrong.view(), &|_| ()).unwrap_err();
     assert_eq!(error.reason(), "MODULE_SHAPE_MISMATCH");
 }
@@ -99,9 +135,15 @@ fn a_plan_only_runs_on_what_it_was_made_for() {
     let policy = policy(1, AssignmentRule::KMerge, Operator::KMergeLinear);
     let newcomer = simple(2);
     let run = |made: &kmerge_merge::Plan, store: &Store, newcomer: &Adapter| {
-        execute(made, &store.views(), newcomer.view(), &mut Vec::new(), &|_| ())
-            .map(|_| ())
-            .map_err(|error| error.reason())
+        execute(
+            made,
+            &store.views(),
+            newcomer.view(),
+            &mut Vec::new(),
+            &|_| (),
+        )
+        .map(|_| ())
+        .map_err(|error| error.reason())
     };
     let mut store = Store::default();
     let opening = plan(&policy, &[], newcomer.view(), &|_| ()).unwrap();
@@ -111,9 +153,19 @@ fn a_plan_only_runs_on_what_it_was_made_for() {
 
     let merging = plan(&policy, &store.views(), newcomer.view(), &|_| ()).unwrap();
     assert_eq!(run(&merging, &store, &newcomer), Ok(()));
-    let other = adapter(&[Module::random("1.self_attn.q_proj", [12, 12], 2, 2)], 2.0, Dtype::F32);
-    assert_eq!(run(&merging, &store, &other), Err("PLAN_FOR_OTHER_ADAPTERS"));
-    assert_eq!(run(&merging, &Store::default(), &newcomer), Err("STALE_PLAN"));
+    let other = adapter(
+        &[Module::random("1.self_attn.q_proj", [12, 12], 2, 2)],
+        2.0,
+        Dtype::F32,
+    );
+    assert_eq!(
+        run(&merging, &store, &other),
+        Err("PLAN_FOR_OTHER_ADAPTERS")
+    );
+    assert_eq!(
+        run(&merging, &Store::default(), &newcomer),
+        Err("STALE_PLAN")
+    );
     store.arrive(&policy, &simple(3)).unwrap();
     assert_eq!(run(&merging, &store, &newcomer), Err("STALE_PLAN"));
 }
@@ -127,6 +179,13 @@ fn progress_ends_at_one() {
     let note = |share: f32| seen.lock().unwrap().push(share);
     let newcomer = simple(2);
     let made = plan(&policy, &store.views(), newcomer.view(), &note).unwrap();
-    execute(&made, &store.views(), newcomer.view(), &mut Vec::new(), &note).unwrap();
+    execute(
+        &made,
+        &store.views(),
+        newcomer.view(),
+        &mut Vec::new(),
+        &note,
+    )
+    .unwrap();
     assert_eq!(*seen.lock().unwrap(), [1.0, 1.0]);
 }

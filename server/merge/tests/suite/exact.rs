@@ -20,18 +20,32 @@ fn merge(members: &[Adapter]) -> (Store, Vec<BTreeMap<String, f64>>) {
     let mut store = Store::default();
     let mut steps = Vec::new();
     for (index, member) in members.iter().enumerate() {
-        let before = store.slots.get(&0).map(|slot| updates(slot.view())).unwrap_or_default();
+        let before = store
+            .slots
+            .get(&0)
+            .map(|slot| updates(slot.view()))
+            .unwrap_or_default();
         let w = 1.0 / f64::from(u32::try_from(index + 1).unwrap());
         store.arrive(&policy, member).unwrap();
         let target = average(&[(1.0 - w, &before), (w, &updates(member.view()))]);
         let after = updates(store.slots[&0].view());
-        steps.push(target.iter().map(|(path, d)| (path.clone(), (d - &after[path]).norm_l2())).collect());
+        steps.push(
+            target
+                .iter()
+                .map(|(path, d)| (path.clone(), (d - &after[path]).norm_l2()))
+                .collect(),
+        );
     }
     (store, steps)
 }
 
 fn names(value: &Value) -> Vec<&str> {
-    value.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect()
 }
 
 /// Dense f32 averages of a golden file.
@@ -47,7 +61,11 @@ fn deltas(path: &str) -> Updates {
                 .chunks_exact(4)
                 .map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().unwrap())))
                 .collect();
-            let path = name.strip_prefix(PREFIX).unwrap().strip_suffix(".delta").unwrap();
+            let path = name
+                .strip_prefix(PREFIX)
+                .unwrap()
+                .strip_suffix(".delta")
+                .unwrap();
             let update = Mat::from_fn(tensor.shape()[0], columns, |r, c| values[r * columns + c]);
             (path.to_owned(), update)
         })
@@ -65,23 +83,44 @@ fn check_set(context: &str, members: &[&str], wanted: &Updates, modules: &Value)
         let optimal = figures["optimal_error"].as_f64().unwrap();
         let norm = figures["frobenius"].as_f64().unwrap();
         let error = (wanted - &found[path]).norm_l2();
-        assert!(error >= optimal - 1e-5 * norm, "{context} {path}: {error} below {optimal}");
+        assert!(
+            error >= optimal - 1e-5 * norm,
+            "{context} {path}: {error} below {optimal}"
+        );
         // n·E_n ≤ Σ k·T_k with T_k the error of step k: truncation is all that is ever lost.
-        let bound = (1..).zip(&steps).map(|(k, step)| f64::from(k) * step[path]).sum::<f64>() / n;
-        assert!(error <= bound + 1e-5 * norm, "{context} {path}: {error} above {bound}");
+        let bound = (1..)
+            .zip(&steps)
+            .map(|(k, step)| f64::from(k) * step[path])
+            .sum::<f64>()
+            / n;
+        assert!(
+            error <= bound + 1e-5 * norm,
+            "{context} {path}: {error} above {bound}"
+        );
         if members.len() == 2 {
-            assert!(error <= optimal + 1e-5 * norm, "{context} {path}: {error}, not {optimal}");
+            assert!(
+                error <= optimal + 1e-5 * norm,
+                "{context} {path}: {error}, not {optimal}"
+            );
         }
     }
 }
 
 #[test]
 fn golden_sets_reach_the_optimum() {
-    for case in golden_json("expected/exact-sets/cases.json").as_array().unwrap() {
+    for case in golden_json("expected/exact-sets/cases.json")
+        .as_array()
+        .unwrap()
+    {
         let number = &case["case"];
         let wanted = deltas(&format!("expected/exact-sets/case-{number}.safetensors"));
         let members = names(&case["members"]);
-        check_set(&format!("case {number}"), &members, &wanted, &case["modules"]);
+        check_set(
+            &format!("case {number}"),
+            &members,
+            &wanted,
+            &case["modules"],
+        );
     }
 }
 
@@ -90,14 +129,29 @@ fn golden_slots_stay_within_the_error_recursion() {
     let truncation = golden_json("expected/exact-K2/truncation.json");
     for (slot, figures) in truncation.as_object().unwrap() {
         let wanted = deltas(&format!("expected/exact-K2/{slot}.safetensors"));
-        check_set(slot, &names(&figures["members"]), &wanted, &figures["modules"]);
+        check_set(
+            slot,
+            &names(&figures["members"]),
+            &wanted,
+            &figures["modules"],
+        );
     }
 }
 
 #[test]
 fn equals_the_plain_qr_and_svd() {
-    let shapes = [("0.self_attn.q_proj", [12, 12]), ("1.self_attn.k_proj", [4, 12]), ("2.mlp.up_proj", [20, 12])];
-    for (ranks, seed) in [([4, 4], 1), ([2, 5], 2), ([5, 2], 3), ([8, 8], 4), ([1, 1], 5)] {
+    let shapes = [
+        ("0.self_attn.q_proj", [12, 12]),
+        ("1.self_attn.k_proj", [4, 12]),
+        ("2.mlp.up_proj", [20, 12]),
+    ];
+    for (ranks, seed) in [
+        ([4, 4], 1),
+        ([2, 5], 2),
+        ([5, 2], 3),
+        ([8, 8], 4),
+        ([1, 1], 5),
+    ] {
         let make = |rank: usize, seed: u64| {
             let modules = shapes.map(|(path, shape)| Module::random(path, shape, rank, seed));
             adapter(&modules, 3.0, Dtype::F32)
@@ -117,7 +171,10 @@ fn equals_the_plain_qr_and_svd() {
                 .collect();
             let wanted = dense::qr_svd(&terms, rank);
             let difference = (&found[&path] - &wanted).norm_l2();
-            assert!(difference <= 1e-5 * wanted.norm_l2(), "{ranks:?} {path}: {difference:e}");
+            assert!(
+                difference <= 1e-5 * wanted.norm_l2(),
+                "{ranks:?} {path}: {difference:e}"
+            );
         }
         assert_eq!(first.layout.rank(), ranks[0]);
     }
@@ -126,12 +183,27 @@ fn equals_the_plain_qr_and_svd() {
 #[test]
 fn energy_is_the_share_of_squared_singular_values() {
     let shape = [12, 12];
-    let side = |seed| adapter(&[Module::random("0.self_attn.q_proj", shape, 3, seed)], 3.0, Dtype::F32);
+    let side = |seed| {
+        adapter(
+            &[Module::random("0.self_attn.q_proj", shape, 3, seed)],
+            3.0,
+            Dtype::F32,
+        )
+    };
     let (left, right) = (side(1), side(2));
     let policy = policy(1, AssignmentRule::KMerge, Operator::Exact);
     let mut store = Store::default();
-    assert_eq!(store.arrive(&policy, &left).unwrap().1.energy_kept, None, "opening loses nothing");
-    let kept = store.arrive(&policy, &right).unwrap().1.energy_kept.unwrap();
+    assert_eq!(
+        store.arrive(&policy, &left).unwrap().1.energy_kept,
+        None,
+        "opening loses nothing"
+    );
+    let kept = store
+        .arrive(&policy, &right)
+        .unwrap()
+        .1
+        .energy_kept
+        .unwrap();
     let mean = average(&[(0.5, &updates(left.view())), (0.5, &updates(right.view()))]);
     let squares: Vec<f64> = dense::singular_values(&mean["model.layers.0.self_attn.q_proj"])
         .iter()
@@ -153,15 +225,26 @@ fn singular_stacks_are_ordinary_input() {
     // Opposite of the first: the average is zero.
     let mut opposite = plain.clone();
     opposite.b.iter_mut().for_each(|value| *value = -*value);
-    for (other, context) in [(&plain, "itself"), (&padded, "padded"), (&opposite, "opposite")] {
-        let pair = [&plain, other].map(|module| adapter(std::slice::from_ref(module), 4.0, Dtype::F32));
-        let wanted = average(&[(0.5, &updates(pair[0].view())), (0.5, &updates(pair[1].view()))]);
+    for (other, context) in [
+        (&plain, "itself"),
+        (&padded, "padded"),
+        (&opposite, "opposite"),
+    ] {
+        let pair =
+            [&plain, other].map(|module| adapter(std::slice::from_ref(module), 4.0, Dtype::F32));
+        let wanted = average(&[
+            (0.5, &updates(pair[0].view())),
+            (0.5, &updates(pair[1].view())),
+        ]);
         let (store, _) = merge(&pair);
         let path = format!("model.layers.{path}");
         let found = &updates(store.slots[&0].view())[&path];
         let optimal = dense::tail(&wanted[&path], 4);
         let scale = updates(pair[0].view())[&path].norm_l2();
         let error = (found - &wanted[&path]).norm_l2();
-        assert!(error <= optimal + 2e-6 * scale, "{context}: {error:e} against {optimal:e}");
+        assert!(
+            error <= optimal + 2e-6 * scale,
+            "{context}: {error:e} against {optimal:e}"
+        );
     }
 }

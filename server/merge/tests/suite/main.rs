@@ -1,10 +1,15 @@
 //! Everything that is tested through the public API, in one binary: goldens, laws, hostile bytes.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test a failed unwrap is the failure"
+)]
+
 mod support;
 
 mod budget;
 mod exact;
 mod goldens;
-//mod hostile;
-//mod laws;
-//mod normal_form;
+mod hostile;
+mod laws;
+mod normal_form;

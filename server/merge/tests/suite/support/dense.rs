@@ -59,7 +59,12 @@ pub(crate) fn singular_values(update: &Mat<f64>) -> Vec<f64> {
 
 /// Frobenius norm of what the best approximation of `rank` leaves out.
 pub(crate) fn tail(update: &Mat<f64>, rank: usize) -> f64 {
-    singular_values(update).iter().skip(rank).map(|value| value * value).sum::<f64>().sqrt()
+    singular_values(update)
+        .iter()
+        .skip(rank)
+        .map(|value| value * value)
+        .sum::<f64>()
+        .sqrt()
 }
 
 /// The best approximation of `rank` by QR of the stacked factors and an SVD of the small core: the
@@ -71,7 +76,8 @@ pub(crate) fn qr_svd(terms: &[(f64, Mat<f64>, Mat<f64>)], rank: usize) -> Mat<f6
     let mut at = 0;
     for (coefficient, a, b) in terms {
         let r = a.nrows();
-        left.subcols_mut(at, r).copy_from(faer::Scale(*coefficient) * b);
+        left.subcols_mut(at, r)
+            .copy_from(faer::Scale(*coefficient) * b);
         right.subcols_mut(at, r).copy_from(a.transpose());
         at += r;
     }
@@ -82,7 +88,9 @@ pub(crate) fn qr_svd(terms: &[(f64, Mat<f64>, Mat<f64>)], rank: usize) -> Mat<f6
     let u = left.compute_thin_Q() * svd.U().subcols(0, kept);
     let v = right.compute_thin_Q() * svd.V().subcols(0, kept);
     let sigma = svd.S().column_vector();
-    let scaled = Mat::from_fn(u.nrows(), kept, |row, column| u[(row, column)] * sigma[column]);
+    let scaled = Mat::from_fn(u.nrows(), kept, |row, column| {
+        u[(row, column)] * sigma[column]
+    });
     scaled * v.transpose()
 }
 
@@ -98,13 +106,20 @@ pub(crate) fn cosine(left: &Mat<f64>, right: &Mat<f64>) -> f64 {
 
 /// Largest absolute difference over all modules, relative to the largest expected entry of each.
 pub(crate) fn relative_difference(found: &Updates, expected: &Updates) -> f64 {
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        expected.keys().collect::<Vec<_>>()
+    );
     expected
         .iter()
         .map(|(path, expected)| {
             let largest = expected.norm_max();
             let difference = (&found[path] - expected).norm_max();
-            if largest > 0.0 { difference / largest } else { difference }
+            if largest > 0.0 {
+                difference / largest
+            } else {
+                difference
+            }
         })
         .fold(0.0, f64::max)
 }

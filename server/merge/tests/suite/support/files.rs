@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 /// Reads a file below `tests/goldens`.
 #[expect(clippy::disallowed_methods, reason = "tests read their own data")]
 pub(crate) fn golden(path: &str) -> Vec<u8> {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(path);
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens")
+        .join(path);
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
@@ -27,7 +29,10 @@ pub(crate) struct Adapter {
 
 impl Adapter {
     pub(crate) fn view(&self) -> AdapterView<'_> {
-        AdapterView { layout: &self.layout, source: &self.bytes }
+        AdapterView {
+            layout: &self.layout,
+            source: &self.bytes,
+        }
     }
 }
 
@@ -38,7 +43,10 @@ pub(crate) fn golden_adapter(name: &str) -> Adapter {
     let bytes = golden(&format!("adapters/{name}/adapter_model.safetensors"));
     let decoded = decode(&config, &bytes, &base).unwrap();
     assert_eq!(decoded.warnings, [""; 0], "{name}");
-    Adapter { layout: decoded.layout, bytes }
+    Adapter {
+        layout: decoded.layout,
+        bytes,
+    }
 }
 
 /// One tensor to be written.
@@ -63,7 +71,12 @@ impl Tensor {
 
 /// A safetensors file with the given header and data.
 pub(crate) fn container(header: &[u8], data: &[u8]) -> Vec<u8> {
-    [&u64::try_from(header.len()).unwrap().to_le_bytes()[..], header, data].concat()
+    [
+        &u64::try_from(header.len()).unwrap().to_le_bytes()[..],
+        header,
+        data,
+    ]
+    .concat()
 }
 
 /// A correct safetensors file.
@@ -99,7 +112,12 @@ pub(crate) struct Module {
 
 impl Module {
     /// Deterministic values of unit size, different for each seed.
-    pub(crate) fn random(path: &str, [out_features, in_features]: [usize; 2], rank: usize, seed: u64) -> Self {
+    pub(crate) fn random(
+        path: &str,
+        [out_features, in_features]: [usize; 2],
+        rank: usize,
+        seed: u64,
+    ) -> Self {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
         let mut next = || {
             state ^= state << 13;
@@ -123,7 +141,12 @@ impl Module {
     }
 
     pub(crate) fn tensors(&self, dtype: Dtype) -> [Tensor; 2] {
-        let name = |factor| format!("base_model.model.model.layers.{}.{factor}.weight", self.path);
+        let name = |factor| {
+            format!(
+                "base_model.model.model.layers.{}.{factor}.weight",
+                self.path
+            )
+        };
         [
             Tensor {
                 name: name("lora_A"),
@@ -143,14 +166,22 @@ impl Module {
 
 /// An adapter of the tiny base: `alpha` for all modules, ranks told by `rank_pattern`.
 pub(crate) fn adapter(modules: &[Module], alpha: f64, dtype: Dtype) -> Adapter {
-    let tensors: Vec<Tensor> = modules.iter().flat_map(|module| module.tensors(dtype)).collect();
-    let ranks: serde_json::Map<String, Value> =
-        modules.iter().map(|m| (format!("layers.{}", m.path), m.rank.into())).collect();
+    let tensors: Vec<Tensor> = modules
+        .iter()
+        .flat_map(|module| module.tensors(dtype))
+        .collect();
+    let ranks: serde_json::Map<String, Value> = modules
+        .iter()
+        .map(|m| (format!("layers.{}", m.path), m.rank.into()))
+        .collect();
     let config = json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": alpha,
         "rank_pattern": ranks,
     });
     let bytes = safetensors(&tensors);
     let decoded = decode(config.to_string().as_bytes(), &bytes, &super::tiny_base()).unwrap();
-    Adapter { layout: decoded.layout, bytes }
+    Adapter {
+        layout: decoded.layout,
+        bytes,
+    }
 }

@@ -18,5 +18,9 @@ pub(crate) fn tiny_base() -> BaseModel {
 
 /// Runs with a given number of threads, as a caller's pool would.
 pub(crate) fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap()
+        .install(run)
 }

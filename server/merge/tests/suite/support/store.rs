@@ -21,7 +21,10 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn view(&self) -> AdapterView<'_> {
-        AdapterView { layout: &self.layout, source: &self.bytes }
+        AdapterView {
+            layout: &self.layout,
+            source: &self.bytes,
+        }
     }
 }
 
@@ -33,7 +36,13 @@ pub(crate) struct Store {
 
 /// A policy without a byte limit that stores in the widest type.
 pub(crate) fn policy(slots: u32, assignment: AssignmentRule, operator: Operator) -> Policy {
-    Policy { slots, max_bytes: None, assignment, operator, dtype: SlotDtype::Widest }
+    Policy {
+        slots,
+        max_bytes: None,
+        assignment,
+        operator,
+        dtype: SlotDtype::Widest,
+    }
 }
 
 impl Store {
@@ -60,10 +69,22 @@ impl Store {
         let plan = plan(policy, &views, newcomer.view(), &|_| ())?;
         let mut bytes = Vec::new();
         let outcome = execute(&plan, &views, newcomer.view(), &mut bytes, &|_| ())?;
-        assert_eq!(u64::try_from(bytes.len()).unwrap(), plan.bytes, "planned and written bytes");
-        assert_eq!(decode_slot(&bytes).unwrap(), outcome.layout, "layout as read back");
+        assert_eq!(
+            u64::try_from(bytes.len()).unwrap(),
+            plan.bytes,
+            "planned and written bytes"
+        );
+        assert_eq!(
+            decode_slot(&bytes).unwrap(),
+            outcome.layout,
+            "layout as read back"
+        );
         assert_eq!(outcome.layout, plan.layout);
-        let members = self.slots.get(&plan.slot).map_or(0, |stored| stored.members) + 1;
+        let members = self
+            .slots
+            .get(&plan.slot)
+            .map_or(0, |stored| stored.members)
+            + 1;
         let stored = Stored {
             bytes,
             layout: outcome.layout.clone(),
