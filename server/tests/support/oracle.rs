@@ -180,13 +180,6 @@ impl Oracle {
         }
     }
 
-    /// How many uploads were acknowledged, and how many of their jobs were seen done.
-    pub(crate) fn counts(&self) -> (usize, usize) {
-        let promises = self.promises();
-        let acknowledged = promises.sent.values().filter(|sent| sent.job.is_some());
-        (acknowledged.count(), promises.done.len())
-    }
-
     /// Holds what the daemon serves against all promises. Its queue must be empty.
     pub(crate) async fn check_served(&self, client: &Client) {
         let jobs = client.list_jobs(None, None).await.unwrap();
