@@ -51,6 +51,24 @@ pub(super) fn filter(text: &str) -> Result<Option<BaseModelName>, ServerError> {
     (!text.is_empty()).then(|| base_model(text)).transpose()
 }
 
+/// A value of an enum. One that this version does not know is refused: taking the default instead
+/// would do something else than was asked.
+fn known<T: TryFrom<i32>>(field: &'static str, number: i32) -> Result<T, ServerError> {
+    T::try_from(number).map_err(|_| ServerError::Field {
+        field,
+        problem: format!(
+            "is {number}, which this kmerged does not know; is it older than its client?"
+        ),
+    })
+}
+
+/// The format of an adapter or an export. There is one, so nothing is left to tell apart.
+pub(super) fn check_format(number: i32) -> Result<(), ServerError> {
+    match known("format", number)? {
+        v1::AdapterFormat::Peft | v1::AdapterFormat::Unspecified => Ok(()),
+    }
+}
+
 fn bounded(field: &'static str, size: usize, limit: usize) -> Result<(), ServerError> {
     if size > limit {
         let problem = format!("has {size} bytes; at most {limit} are allowed");
@@ -61,9 +79,7 @@ fn bounded(field: &'static str, size: usize, limit: usize) -> Result<(), ServerE
 
 /// The header of an upload.
 pub(super) fn announced(header: v1::UploadHeader) -> Result<Announced, ServerError> {
-    match header.format() {
-        v1::AdapterFormat::Peft | v1::AdapterFormat::Unspecified => {}
-    }
+    check_format(header.format)?;
     bounded("config", header.config.len(), limits::MAX_CONFIG_BYTES)?;
     bounded(
         "request_id",
@@ -91,16 +107,16 @@ pub(super) fn registration(
         name: name(&request.name)?,
         config: request.config,
         served_as: (!request.served_as.is_empty()).then_some(request.served_as),
-        wish: policy_wish(request.policy.unwrap_or_default()),
+        wish: policy_wish(&request.policy.unwrap_or_default())?,
     })
 }
 
-fn policy_wish(policy: v1::MergePolicy) -> PolicyWish {
-    PolicyWish {
+fn policy_wish(policy: &v1::MergePolicy) -> Result<PolicyWish, ServerError> {
+    Ok(PolicyWish {
         slots: policy.slots,
         max_bytes: policy.max_bytes,
         threshold: policy.threshold,
-        assignment: match policy.assignment() {
+        assignment: match known("policy.assignment", policy.assignment)? {
             v1::AssignmentRule::Unspecified => None,
             v1::AssignmentRule::Kmerge => Some(AssignmentRule::KMerge),
             v1::AssignmentRule::KmergePlusPlus => {
@@ -110,20 +126,20 @@ fn policy_wish(policy: v1::MergePolicy) -> PolicyWish {
                 })
             }
         },
-        operator: match policy.operator() {
+        operator: match known("policy.operator", policy.operator)? {
             v1::Operator::Unspecified => None,
             v1::Operator::KmergeLinear => Some(Operator::KMergeLinear),
             v1::Operator::Linear => Some(Operator::Linear),
             v1::Operator::Exact => Some(Operator::Exact),
         },
-        dtype: match policy.dtype() {
+        dtype: match known("policy.dtype", policy.dtype)? {
             v1::SlotDtype::Unspecified => None,
             v1::SlotDtype::Widest => Some(SlotDtype::Widest),
             v1::SlotDtype::F32 => Some(SlotDtype::F32),
             v1::SlotDtype::F16 => Some(SlotDtype::F16),
             v1::SlotDtype::Bf16 => Some(SlotDtype::Bf16),
         },
-    }
+    })
 }
 
 fn policy(policy: &Policy) -> v1::MergePolicy {
@@ -240,15 +256,15 @@ fn job_state(state: JobState) -> v1::JobState {
 }
 
 /// The state that a list is narrowed to; unspecified is none.
-pub(super) fn state_filter(state: v1::JobState) -> Option<JobState> {
-    match state {
+pub(super) fn state_filter(number: i32) -> Result<Option<JobState>, ServerError> {
+    Ok(match known("state", number)? {
         v1::JobState::Unspecified => None,
         v1::JobState::Queued => Some(JobState::Queued),
         v1::JobState::Running => Some(JobState::Running),
         v1::JobState::Done => Some(JobState::Done),
         v1::JobState::Failed => Some(JobState::Failed),
         v1::JobState::Cancelled => Some(JobState::Cancelled),
-    }
+    })
 }
 
 fn job_error(failure: &JobFailure) -> v1::JobError {

@@ -40,7 +40,7 @@ impl v1::job_service_server::JobService for Jobs {
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
         let request = request.into_inner();
-        let state: Option<JobState> = convert::state_filter(request.state());
+        let state: Option<JobState> = convert::state_filter(request.state)?;
         let base_model = convert::filter(&request.base_model)?;
         let page = Page::new(request.page_size, request.page_token)?;
         let cut = self.serving.jobs(base_model.as_ref(), state, &page)?;

@@ -83,9 +83,7 @@ impl v1::slot_service_server::SlotService for Slots {
         request: Request<v1::FetchSlotRequest>,
     ) -> Result<Response<Self::FetchSlotStream>, Status> {
         let request = request.into_inner();
-        match request.format() {
-            v1::AdapterFormat::Peft | v1::AdapterFormat::Unspecified => {}
-        }
+        convert::check_format(request.format)?;
         let generation = (request.generation > 0).then_some(Generation(request.generation));
         let base_model = convert::base_model(&request.base_model)?;
         let parts = self
