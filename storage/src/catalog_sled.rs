@@ -75,20 +75,18 @@ impl SledStore {
     }
 
     fn drop_database(&mut self) -> Result<(), CatalogError> {
-        let Some(database) = self.database.take() else {
-            return Ok(());
-        };
+        let database = self.database.take();
         guard("close", || {
             drop(database);
             Ok(())
-        })?;
-        Ok(wait_until_released(&self.log, &self.path)?)
+        })
     }
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        // Whatever was acknowledged is durable already, so a failure here loses nothing.
+        // Whatever was acknowledged is durable already, so a failure here loses nothing. Nor is
+        // anything waited for: a database that is damaged may never let go.
         drop(self.drop_database());
     }
 }
@@ -128,6 +126,7 @@ impl CatalogStore for SledStore {
     fn close(mut self: Box<Self>) -> Result<(), CatalogError> {
         self.flush()?;
         self.drop_database()?;
+        wait_until_released(&self.log, &self.path)?;
         self.sync()
     }
 }

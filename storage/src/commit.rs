@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 pub use collect::Collected;
 pub use jobs::Enqueued;
+#[cfg(test)]
 pub(crate) use jobs::shorten;
 pub use slots::{Commit, NewMember, SlotChange};
 
 use crate::catalog::Catalog;
-use crate::catalog_store::CatalogStore;
+use crate::catalog_store::{Batch, CatalogStore};
 use crate::counter::Counter;
 use crate::error::{CatalogError, CommitError, Existing};
 use crate::failpoint;
@@ -122,6 +123,10 @@ impl Committer {
         let record = Arc::new(record);
         let mut transaction = self.begin(record.created);
         transaction.put_base_model(&record)?;
+        let event = Event::BaseModelRegistered {
+            base_model: record.name.clone(),
+        };
+        let prepared = self.prepare(transaction, event, None)?;
         // 1.
         let layout = &self.shared.layout;
         let path = layout.base_model(&record.name);
@@ -132,10 +137,7 @@ impl Committer {
         )?;
         failpoint::hit("base_model.file_durable");
         // 2.
-        let event = Event::BaseModelRegistered {
-            base_model: record.name.clone(),
-        };
-        self.persist(transaction, event, None)?;
+        self.persist(prepared)?;
         Ok(Registered::Created(record))
     }
 
@@ -201,22 +203,29 @@ impl Committer {
         Transaction::new(&self.catalog, self.catalog.revision.next(), now)
     }
 
+    /// Ends a transaction: everything that may still be refused is refused here, before a file
+    /// makes the change recoverable.
+    fn prepare(
+        &mut self,
+        transaction: Transaction,
+        event: Event,
+        just_finished: Option<JobId>,
+    ) -> Result<Prepared, CommitError> {
+        let (next, batch) = transaction.finish(event, just_finished, self.retention)?;
+        let temporary = self.shared.layout.temporary("revisions");
+        self.revisions
+            .reserve(&self.shared.disk, temporary, next.revision.0)?;
+        Ok(Prepared { next, batch })
+    }
+
     /// Writes a change and shows it.
     ///
     /// 1. The batch is applied, all or nothing.
     /// 2. The database hands it to the system.
     /// 3. The medium has it.
     /// 4. The view is swapped.
-    fn persist(
-        &mut self,
-        transaction: Transaction,
-        event: Event,
-        just_finished: Option<JobId>,
-    ) -> Result<(), CommitError> {
-        let (next, batch) = transaction.finish(event, just_finished, self.retention)?;
-        let temporary = self.shared.layout.temporary("revisions");
-        self.revisions
-            .reserve(&self.shared.disk, temporary, next.revision.0)?;
+    fn persist(&mut self, prepared: Prepared) -> Result<(), CommitError> {
+        let Prepared { next, batch } = prepared;
         let store = &mut self.store;
         let mut write = || -> Result<(), CatalogError> {
             // 1.
@@ -236,4 +245,11 @@ impl Committer {
         self.catalog = Arc::new(next);
         Ok(())
     }
+}
+
+/// A change that nothing but the disk can refuse any more.
+#[derive(Debug)]
+struct Prepared {
+    next: Catalog,
+    batch: Batch,
 }

@@ -271,8 +271,10 @@ impl Disk {
 
     /// Waits until the medium has the names in a directory.
     pub(crate) fn sync_directory(&self, path: &Path) -> Result<()> {
-        let directory = open(path)?;
-        let synced = failpoint::operation("durable.sync_dir").and_then(|()| directory.sync_all());
+        // Not being able to try is no better than failing: names that others rely on may go.
+        let synced = failpoint::operation("durable.sync_dir")
+            .and_then(|()| open(path).map_err(|error| error.source))
+            .and_then(|directory| directory.sync_all());
         self.watch(synced.explain(SYNC, path))
     }
 

@@ -235,6 +235,8 @@ pub struct EventRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// The state directory was made.
+    Created,
     /// A base model was registered.
     BaseModelRegistered {
         /// Its name.

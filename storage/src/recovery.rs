@@ -60,9 +60,13 @@ pub(crate) fn recover(
     // 1.
     let survey = Survey::take(&shared.layout)?;
     // 2.
-    let (mut store, loaded) = open_catalog(shared, &survey, now, open_store, &mut report)?;
-    let rebuilding = loaded.is_none();
-    let before = loaded.unwrap_or_default();
+    let (mut store, found) = open_catalog(shared, &survey, now, open_store, &mut report)?;
+    let (before, event) = match found {
+        Found::Catalog(catalog) => (catalog, Event::Recovered),
+        Found::Blank => (Catalog::default(), Event::Created),
+        Found::Lost => (Catalog::default(), Event::Recovered),
+    };
+    let rebuilding = report.catalog_rebuilt;
 
     let mut recovery = Recovery::new(shared, now, &survey, &before, rebuilding, report);
     // 3. to 5.
@@ -83,10 +87,15 @@ pub(crate) fn recover(
     let mut revisions = Counter::new(layout.revisions(), ceiling(survey.revisions));
     let mut job_ids = Counter::new(layout.job_ids(), ceiling(survey.job_ids));
     let mut catalog = before;
-    if !transaction.is_empty() {
-        let (next, batch) = transaction.finish(Event::Recovered, None, retention)?;
-        revisions.reserve(&shared.disk, layout.temporary("revisions"), next.revision.0)?;
-        job_ids.reserve(&shared.disk, layout.temporary("job-ids"), next.last_job.0)?;
+    if rebuilding || event == Event::Created || !transaction.is_empty() {
+        // The catalog of a new state comes before any other file, so that a start which finds
+        // files and no catalog knows that it is lost.
+        let is_new = event == Event::Created;
+        let (next, batch) = transaction.finish(event, None, retention)?;
+        if !is_new {
+            revisions.reserve(&shared.disk, layout.temporary("revisions"), next.revision.0)?;
+            job_ids.reserve(&shared.disk, layout.temporary("job-ids"), next.last_job.0)?;
+        }
         // A batch is all or nothing. When there are several, the catalog's position comes with
         // the last one, and without it the next start takes the whole for damaged.
         for batch in batch.split(if rebuilding {
@@ -119,29 +128,39 @@ pub(crate) fn recover(
     Ok((Committer::new(Arc::clone(shared), start), report))
 }
 
-/// The database and the catalog in it; none if it has to be made again from the files.
+/// What the database holds.
+enum Found {
+    /// Nothing, and there is nothing beside it either.
+    Blank,
+    /// A catalog.
+    Catalog(Catalog),
+    /// Nothing, but there was something once: the files are all there is.
+    Lost,
+}
+
+/// Opens the database and loads the catalog in it.
 fn open_catalog(
     shared: &Shared,
     survey: &Survey,
     now: UnixMillis,
     open_store: &OpenStore<'_>,
     report: &mut RecoveryReport,
-) -> Result<(Box<dyn CatalogStore>, Option<Catalog>), OpenError> {
+) -> Result<(Box<dyn CatalogStore>, Found), OpenError> {
     let path = shared.layout.catalog();
     remove_half_snapshots(&path, report)?;
     shared.disk.ensure_directory(shared.layout.root(), &path)?;
     let opened = open_store(&path).and_then(|store| Ok((load::load(&*store)?, store)));
     let problem = match opened {
-        Ok((Loaded::Catalog(catalog), store)) => return Ok((store, Some(catalog))),
+        Ok((Loaded::Catalog(catalog), store)) => return Ok((store, Found::Catalog(catalog))),
         Ok((Loaded::Empty, store)) if survey.is_blank() => {
-            return Ok((store, Some(Catalog::default())));
+            return Ok((store, Found::Blank));
         }
         Ok((Loaded::Empty, store)) => {
             report.catalog_rebuilt = true;
             report
                 .notes
                 .push("the catalog was missing and was made again".to_owned());
-            return Ok((store, None));
+            return Ok((store, Found::Lost));
         }
         Ok((Loaded::NewerSchema(found), _)) => return Err(survey::newer(&path, found)),
         Ok((Loaded::Damaged(what), _)) => what,
@@ -157,7 +176,7 @@ fn open_catalog(
     ));
     report.quarantined = Some(quarantined);
     shared.disk.ensure_directory(shared.layout.root(), &path)?;
-    Ok((open_store(&path)?, None))
+    Ok((open_store(&path)?, Found::Lost))
 }
 
 /// The database takes a snapshot that was not finished for a damaged one, and then does not open.

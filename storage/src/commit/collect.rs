@@ -60,7 +60,9 @@ impl Committer {
                 transaction.remove_generation(record);
             }
             let count = u32::try_from(due.len()).unwrap_or(u32::MAX);
-            self.persist(transaction, Event::GenerationsRemoved { count }, None)?;
+            let event = Event::GenerationsRemoved { count };
+            let prepared = self.prepare(transaction, event, None)?;
+            self.persist(prepared)?;
             collected.left_behind += self.remove_files(&due);
             collected.removed = due
                 .iter()
@@ -120,7 +122,8 @@ impl Committer {
     }
 
     fn remove_unused_tensors(&self, candidates: &BTreeSet<Digest>) -> u32 {
-        if candidates.is_empty() {
+        // After a failed write the next start may find more generations than are known here.
+        if candidates.is_empty() || self.is_read_only() {
             return 0;
         }
         let live: BTreeSet<Digest> = self

@@ -64,6 +64,7 @@ impl Committer {
         };
         let mut transaction = self.begin(now);
         let job = transaction.put_job(header.job())?;
+        let prepared = self.prepare(transaction, Event::JobEnqueued { job: job.id }, None)?;
 
         // 1.
         let temporary = self.shared.layout.temporary("job-ids");
@@ -81,7 +82,7 @@ impl Committer {
         disk.sync_directory(&self.shared.layout.staging())?;
         failpoint::hit("enqueue.directory_durable");
         // 4.
-        self.persist(transaction, Event::JobEnqueued { job: job.id }, None)?;
+        self.persist(prepared)?;
         Ok(Enqueued {
             job,
             existing: false,
@@ -148,7 +149,8 @@ impl Committer {
         };
         let mut transaction = self.begin(now);
         let running = transaction.put_job(running)?;
-        self.persist(transaction, Event::JobStarted { job }, None)?;
+        let prepared = self.prepare(transaction, Event::JobStarted { job }, None)?;
+        self.persist(prepared)?;
         Ok(running)
     }
 
@@ -211,8 +213,9 @@ impl Committer {
             ended: Some(now),
             ..ended
         })?;
+        let prepared = self.prepare(transaction, Event::JobEnded { job, state }, Some(job))?;
         // 1.
-        self.persist(transaction, Event::JobEnded { job, state }, Some(job))?;
+        self.persist(prepared)?;
         // 2. What cannot be removed is swept by the next start.
         drop(durable::remove_tree(&self.shared.layout.staged(job)));
         failpoint::hit("job_end.staging_removed");

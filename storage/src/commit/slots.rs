@@ -69,23 +69,38 @@ impl Committer {
     /// [`CommitError::Record`] if a text is too long, and what any write may meet. Nothing is
     /// changed then, unless the state is read-only from now on.
     pub fn commit(&mut self, commit: Commit, now: UnixMillis) -> Result<Arc<Catalog>, CommitError> {
+        let Commit {
+            job,
+            changes,
+            result,
+        } = commit;
+        let committed = self.commit_changes(job, &changes, result, now);
+        // The tensor files of a commit that was refused are nobody's from here on.
+        drop(changes);
+        self.remove_returned_tensors();
+        committed.map(|()| self.catalog())
+    }
+
+    fn commit_changes(
+        &mut self,
+        job: JobId,
+        changes: &[SlotChange],
+        result: String,
+        now: UnixMillis,
+    ) -> Result<(), CommitError> {
         self.check_writable()?;
         // 1.
-        let job = self.job_in_state(commit.job, JobState::Running)?;
+        let job = self.job_in_state(job, JobState::Running)?;
         let done = JobRecord {
             state: JobState::Done,
             ended: Some(now),
-            result: Some(commit.result),
+            result: Some(result),
             ..JobRecord::clone(job)
         };
-        self.check_changes(&done, &commit.changes)?;
+        self.check_changes(&done, changes)?;
         let mut transaction = self.begin(now);
         let done = transaction.put_job(done)?;
-        let manifests = self.plan(&mut transaction, &done, &commit.changes, now)?;
-        failpoint::hit("commit.checked");
-        // 2. and 3.
-        self.write_manifests(&manifests)?;
-        // 4.
+        let manifests = self.plan(&mut transaction, &done, changes, now)?;
         let slots = manifests
             .first()
             .map(|manifest| manifest.commit.clone())
@@ -95,13 +110,16 @@ impl Committer {
             job: done.id,
             slots,
         };
-        self.persist(transaction, event, Some(done.id))?;
+        let prepared = self.prepare(transaction, event, Some(done.id))?;
+        failpoint::hit("commit.checked");
+        // 2. and 3.
+        self.write_manifests(&manifests)?;
+        // 4.
+        self.persist(prepared)?;
         // 5. What cannot be removed is swept by the next start.
         drop(durable::remove_tree(&self.shared.layout.staged(done.id)));
         failpoint::hit("commit.staging_removed");
-        drop(commit.changes);
-        self.remove_returned_tensors();
-        Ok(self.catalog())
+        Ok(())
     }
 
     fn check_changes(&self, job: &JobRecord, changes: &[SlotChange]) -> Result<(), CommitError> {

@@ -1,6 +1,11 @@
 //! What the suites share: a state directory and the few steps that every test takes with it.
 
-#![allow(dead_code, reason = "each suite uses its own part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each suite uses its own part of this"
+)]
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,6 +48,18 @@ pub fn base_model() -> BaseModelRecord {
     }
 }
 
+/// A directory to work in: in memory where there is such a file system, because what is tested is
+/// what the system sees, and not how long a medium takes.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir()
+        && let Ok(directory) = tempfile::tempdir_in(memory)
+    {
+        return directory;
+    }
+    tempfile::tempdir().unwrap()
+}
+
 /// Opens `directory` as a start would.
 pub fn open_at(directory: &Path, now: UnixMillis) -> Opened {
     open(directory, &Options::default(), now).unwrap()
@@ -59,7 +76,7 @@ pub struct World {
 impl World {
     /// An empty state with one base model.
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch();
         let opened = open_at(directory.path(), at(0));
         let mut world = Self {
             directory,
@@ -166,13 +183,15 @@ impl World {
         self.open().committer.collect(grace, now).unwrap()
     }
 
-    /// Every file below the state directory with its content, except the database, the lock and
-    /// the counters.
-    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    /// Every file below the state directory with the digest of its content, except the database,
+    /// the lock, the counters and what was set aside.
+    pub fn files(&self) -> BTreeMap<String, Digest> {
         let mut files = BTreeMap::new();
         gather(&self.path(), &self.path(), &mut files);
         files.retain(|name, _| {
-            !name.starts_with("catalog/") && !["LOCK", "job-ids", "revisions"].contains(&&**name)
+            !name.starts_with("catalog/")
+                && !name.starts_with("quarantine/")
+                && !["LOCK", "job-ids", "revisions"].contains(&&**name)
         });
         files
     }
@@ -237,7 +256,7 @@ pub fn commit_of(
     }
 }
 
-fn gather(root: &Path, directory: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
+fn gather(root: &Path, directory: &Path, files: &mut BTreeMap<String, Digest>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path
@@ -249,11 +268,11 @@ fn gather(root: &Path, directory: &Path, files: &mut BTreeMap<String, Vec<u8>>) 
         let kind = std::fs::symlink_metadata(&path).unwrap().file_type();
         if kind.is_symlink() {
             let target = std::fs::read_link(&path).unwrap();
-            files.insert(name, target.to_str().unwrap().as_bytes().to_vec());
+            files.insert(name, Digest::of(target.to_str().unwrap().as_bytes()));
         } else if kind.is_dir() {
             gather(root, &path, files);
         } else {
-            files.insert(name, read_file(&path));
+            files.insert(name, Digest::of(&read_file(&path)));
         }
     }
 }

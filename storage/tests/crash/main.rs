@@ -1,0 +1,101 @@
+//! A process that works on a state directory is ended, or meets a failing disk, at every point
+//! that has a name; another one then finds what was acknowledged, whole, and nothing half.
+//!
+//! The child is this very test binary, started again for the one test that works. It writes what
+//! it is about to do and what was acknowledged into a journal outside the state directory. The
+//! letters of the checks are those of the invariants in DESIGN.md.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod child;
+#[path = "../common/mod.rs"]
+mod common;
+mod oracle;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+
+use kmerge_storage::failpoint;
+
+/// SIGKILL.
+const KILLED: i32 = 9;
+
+/// Lets a child work on a fresh directory under `plan`, checks what it leaves, and says how it
+/// ended.
+fn run(plan: &str) -> ExitStatus {
+    let root = common::scratch();
+    let state = root.path().join("state");
+    let journal = root.path().join("journal");
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child::works_until_it_is_ended", "--ignored"])
+        .env(child::STATE, &state)
+        .env(child::JOURNAL, &journal)
+        .env("KMERGE_FAILPOINT", plan)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    oracle::check(&state, &journal, plan);
+    status
+}
+
+/// Ends children at the first, the `stride`-th next … hit of a point, until one lives to its end.
+fn kill_at(name: &str, stride: usize) -> u32 {
+    let mut kills = 0;
+    for at in (1..).step_by(stride) {
+        let status = run(&format!("{name}=kill@{at}"));
+        if status.signal() != Some(KILLED) {
+            assert!(status.success(), "{name}@{at}: {status}");
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 0, "{name} is never hit");
+    kills
+}
+
+/// The points that stand for single file operations are hit so often that every run takes a few.
+fn stride(name: &str) -> usize {
+    if name.starts_with("durable.") { 9 } else { 2 }
+}
+
+#[test]
+fn nothing_is_lost_when_the_process_is_killed_at_any_point() {
+    let kills: u32 = failpoint::NAMES
+        .iter()
+        .map(|name| kill_at(name, stride(name)))
+        .sum();
+    assert!(kills >= 80, "{kills}");
+}
+
+#[test]
+#[ignore = "every single hit of every point: minutes"]
+fn nothing_is_lost_when_the_process_is_killed_at_every_single_hit() {
+    for name in failpoint::NAMES {
+        kill_at(name, 1);
+    }
+}
+
+#[test]
+fn a_failing_disk_is_reported_and_nothing_acknowledged_is_lost() {
+    for name in failpoint::NAMES
+        .iter()
+        .filter(|name| name.starts_with("durable."))
+    {
+        let mut reported = 0;
+        for at in (1..=7).map(|root| root * root) {
+            let status = run(&format!("{name}=error@{at}"));
+            assert!(
+                status.success() || status.code() == Some(child::DISK_FAILED),
+                "{name}@{at}: {status}"
+            );
+            reported += u32::from(!status.success());
+        }
+        // A file that cannot be removed is swept by the next start, and stops nothing.
+        let may_be_silent = *name == "durable.unlink";
+        assert!(
+            reported > 0 || may_be_silent,
+            "no failure of {name} was reported"
+        );
+    }
+}

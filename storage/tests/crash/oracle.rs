@@ -1,0 +1,321 @@
+//! What must be true of a state directory whose process was ended, by the journal of that process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use kmerge_storage::{
+    Catalog, Digest, Generation, JobId, JobState, OpenError, Opened, Options, SlotIndex,
+    TensorFile, UnixMillis, open,
+};
+
+use crate::common::{
+    at, base_model, base_name, commit_of, current, read_file, stage, task, write_tensor,
+};
+
+type SlotGeneration = (SlotIndex, Generation);
+
+/// The journal, read.
+#[derive(Debug, Default)]
+struct Journal {
+    lines: Vec<String>,
+    registered: bool,
+    queued: BTreeMap<String, JobId>,
+    started: BTreeSet<JobId>,
+    ending: BTreeSet<JobId>,
+    ended: BTreeSet<JobId>,
+    committed: BTreeSet<SlotGeneration>,
+    published: BTreeSet<SlotGeneration>,
+    collecting: bool,
+    collected: BTreeSet<SlotGeneration>,
+    failed: bool,
+    read_only: bool,
+}
+
+fn read_journal(path: &Path) -> Journal {
+    let mut journal = Journal::default();
+    if !path.exists() {
+        return journal;
+    }
+    let text = String::from_utf8(read_file(path)).unwrap();
+    journal.lines = text.lines().map(str::to_owned).collect();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let job = |at: usize| words[at].parse::<JobId>().unwrap();
+        let pair = || (words[1].parse().unwrap(), words[2].parse().unwrap());
+        match words[0] {
+            "registered" => journal.registered = true,
+            "queued" => drop(journal.queued.insert(words[1].to_owned(), job(2))),
+            "started" => drop(journal.started.insert(job(1))),
+            "ending" => drop(journal.ending.insert(job(1))),
+            "ended" => drop(journal.ended.insert(job(1))),
+            "committed" => drop(journal.committed.insert(pair())),
+            "published" => drop(journal.published.insert(pair())),
+            "collecting" => journal.collecting = true,
+            "collected" => drop(journal.collected.insert(pair())),
+            "error" => journal.failed = true,
+            "read-only" => journal.read_only = true,
+            other => panic!("{other}"),
+        }
+    }
+    journal
+}
+
+/// Opens the state as a start would.
+///
+/// When another test starts its child at this very moment, that child holds a copy of our last
+/// lock until it has become another program.
+fn open_patiently(state: &Path, now: UnixMillis) -> Opened {
+    for _ in 0..1000 {
+        match open(state, &Options::default(), now) {
+            Err(OpenError::Locked { .. }) => std::thread::sleep(Duration::from_millis(2)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the state stays locked");
+}
+
+/// Opens the state as a start would and checks everything.
+pub(crate) fn check(state: &Path, journal: &Path, plan: &str) {
+    let journal = read_journal(journal);
+    let context = format!("{plan}\n{}", journal.lines.join("\n"));
+    if journal.failed && plan.starts_with("durable.sync") {
+        assert!(
+            journal.read_only,
+            "a failed flush leaves the state writable: {context}"
+        );
+    }
+    // (g) It opens, and without having lost its catalog.
+    let mut opened = open_patiently(state, at(1000));
+    assert!(
+        !opened.report.catalog_rebuilt,
+        "{:?}\n{context}",
+        opened.report
+    );
+    let catalog = opened.committer.catalog();
+    acknowledged_is_there(&opened, &catalog, &journal, &context);
+    everything_is_whole(&opened, &catalog, state, &context);
+    ended_stays_ended(&catalog, state, &journal, &context);
+    disk_is_at_its_baseline(&catalog, state, &context);
+    retries_find_their_jobs(&mut opened, &journal, &context);
+    goes_on(&mut opened, &context);
+    drop(opened);
+    let again = open_patiently(state, at(2000));
+    assert_eq!(
+        again.report,
+        Default::default(),
+        "a second start has nothing to do: {context}"
+    );
+}
+
+/// (a) What was acknowledged is listed and readable, unless it was just being taken away.
+fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, context: &str) {
+    if journal.registered {
+        assert_eq!(
+            *catalog.base_model(&base_name()).unwrap().record,
+            base_model(),
+            "{context}"
+        );
+    }
+    for &(slot, generation) in &journal.committed {
+        let state = catalog.slot(&base_name(), slot).unwrap();
+        assert!(state.current().generation >= generation, "{context}");
+        let is_there = state.generations.contains_key(&generation);
+        assert!(
+            is_there || journal.collecting,
+            "{slot} {generation} is gone: {context}"
+        );
+    }
+    for (name, id) in &journal.queued {
+        let job = &catalog.jobs[id];
+        assert_eq!(job.task, task(name), "{context}");
+        match job.state {
+            JobState::Queued => {
+                let files = opened.reader.staged(job.id).unwrap();
+                assert_eq!(
+                    digest(&files.tensor),
+                    Digest::of(name.as_bytes()),
+                    "{context}"
+                );
+                assert!(
+                    !journal.started.contains(id) || job.attempts == 1,
+                    "{context}"
+                );
+            }
+            JobState::Done => {
+                assert!(catalog.task(&base_name(), &job.task).is_some(), "{context}");
+            }
+            JobState::Cancelled | JobState::Failed => {
+                assert!(journal.ending.contains(id), "{context}");
+            }
+            JobState::Running => panic!("nobody runs it: {context}"),
+        }
+    }
+}
+
+/// (b) What is listed is whole, acknowledged or not.
+fn everything_is_whole(opened: &Opened, catalog: &Catalog, state: &Path, context: &str) {
+    for record in catalog.generations() {
+        let tensor = opened.reader.tensor(record).unwrap();
+        assert_eq!(digest(&tensor), record.digest, "{context}");
+    }
+    for base_model in catalog.base_models.values() {
+        let mut tasks = 0;
+        for slot in base_model.slots.values() {
+            let members = u32::try_from(slot.members.len()).unwrap();
+            assert_eq!(slot.current().members, members, "{context}");
+            tasks += slot.members.len();
+            for member in &slot.members {
+                assert_eq!(catalog.jobs[&member.job].state, JobState::Done, "{context}");
+            }
+        }
+        assert_eq!(base_model.tasks.len(), tasks, "{context}");
+    }
+    exports_are_whole(catalog, &state.join("exports/peft/tiny"), context);
+    tensors_are_what_they_are_called(&state.join("tensors"), context);
+}
+
+/// (c) `current` names exactly one export, which is whole.
+fn exports_are_whole(catalog: &Catalog, exports: &Path, context: &str) {
+    for name in children(exports) {
+        let slot = exports.join(&name);
+        let index: SlotIndex = name.strip_prefix("slot-").unwrap().parse().unwrap();
+        let Ok(target) = std::fs::read_link(slot.join("current")) else {
+            continue;
+        };
+        let generation: Generation = target.to_str().unwrap().parse().unwrap();
+        let record = catalog.generation(&base_name(), index, generation).unwrap();
+        assert_eq!(
+            read_file(&slot.join(&target).join("config")),
+            b"{}",
+            "{context}"
+        );
+        let tensors = read_file(&slot.join(&target).join("tensors"));
+        assert_eq!(Digest::of(&tensors), record.digest, "{context}");
+    }
+}
+
+/// (d) The name of each tensor file is its digest.
+fn tensors_are_what_they_are_called(tensors: &Path, context: &str) {
+    for prefix in children(tensors) {
+        for name in children(&tensors.join(&prefix)) {
+            let bytes = read_file(&tensors.join(&prefix).join(&name));
+            assert_eq!(Digest::of(&bytes).to_string(), name, "{context}");
+        }
+    }
+}
+
+/// (e) What was cancelled, failed or collected does not come back.
+fn ended_stays_ended(catalog: &Catalog, state: &Path, journal: &Journal, context: &str) {
+    for id in &journal.ended {
+        let found = catalog.jobs[id].state;
+        assert!(
+            matches!(found, JobState::Cancelled | JobState::Failed),
+            "{context}"
+        );
+        assert!(
+            !state.join("staging").join(id.to_string()).exists(),
+            "{context}"
+        );
+    }
+    for &(slot, generation) in &journal.collected {
+        let found = catalog.generation(&base_name(), slot, generation);
+        assert!(found.is_none(), "{context}");
+    }
+    for &(slot, generation) in &journal.published {
+        let path = state.join(format!("exports/peft/tiny/slot-{slot}/{generation}"));
+        assert!(path.is_dir() || journal.collecting, "{context}");
+    }
+}
+
+/// (f) Nothing lies about that the catalog does not need.
+fn disk_is_at_its_baseline(catalog: &Catalog, state: &Path, context: &str) {
+    let unfinished: BTreeSet<String> = catalog
+        .unfinished_jobs()
+        .map(|job| job.id.to_string())
+        .collect();
+    assert_eq!(children(&state.join("staging")), unfinished, "{context}");
+    let live: BTreeSet<String> = catalog
+        .generations()
+        .map(|record| record.digest.to_string())
+        .collect();
+    assert_eq!(grandchildren(&state.join("tensors")), live, "{context}");
+    let manifests: BTreeSet<String> = catalog
+        .generations()
+        .map(|record| format!("{}/{}.json", record.slot, record.generation))
+        .collect();
+    let directory = state.join("manifests/tiny");
+    let mut found = BTreeSet::new();
+    for slot in children(&directory) {
+        for name in children(&directory.join(&slot)) {
+            found.insert(format!("{slot}/{name}"));
+        }
+    }
+    assert_eq!(found, manifests, "{context}");
+}
+
+/// (h) Sending the same again gives the same job.
+fn retries_find_their_jobs(opened: &mut Opened, journal: &Journal, context: &str) {
+    for (name, &id) in &journal.queued {
+        let request = format!("request-{name}");
+        let staged = stage(opened, name, name.as_bytes(), Some(&request)).unwrap();
+        let again = opened.committer.enqueue(staged, at(1100)).unwrap();
+        assert_eq!((again.job.id, again.existing), (id, true), "{context}");
+    }
+}
+
+/// The state is as good as any: what waits can be merged, and new work as well.
+fn goes_on(opened: &mut Opened, context: &str) {
+    opened.committer.register_base_model(base_model()).unwrap();
+    let staged = stage(opened, "new", b"new", None).unwrap();
+    let new = opened.committer.enqueue(staged, at(1200)).unwrap();
+    assert!(!new.existing, "{context}");
+    let waiting: Vec<_> = opened
+        .committer
+        .catalog()
+        .unfinished_jobs()
+        .cloned()
+        .collect();
+    assert_eq!(
+        waiting.last().map(|job| job.id),
+        Some(new.job.id),
+        "ids rise: {context}"
+    );
+    for job in waiting {
+        let slot = SlotIndex(0);
+        opened.committer.start_job(job.id, at(1300)).unwrap();
+        let expected = current(&opened.committer.catalog(), slot);
+        let tensor = write_tensor(opened, format!("after all: {}", job.task).as_bytes());
+        let commit = commit_of(&job, slot, expected, tensor);
+        opened.committer.commit(commit, at(1400)).unwrap();
+    }
+    assert_eq!(
+        opened.committer.catalog().unfinished_jobs().count(),
+        0,
+        "{context}"
+    );
+}
+
+fn digest(tensor: &TensorFile) -> Digest {
+    let mut bytes = vec![0; usize::try_from(tensor.len()).unwrap()];
+    tensor.read_exact_at(&mut bytes, 0).unwrap();
+    Digest::of(&bytes)
+}
+
+/// The names in a directory; none if it is not there.
+fn children(path: &Path) -> BTreeSet<String> {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return BTreeSet::new();
+    };
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// The names in the directories of a directory.
+fn grandchildren(path: &Path) -> BTreeSet<String> {
+    children(path)
+        .iter()
+        .flat_map(|name| children(&path.join(name)))
+        .collect()
+}

@@ -1,0 +1,439 @@
+//! Any sequence of operations, starts and losses of the catalog does what a plain map does.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::{World, at, base_name, remove};
+use kmerge_storage::{
+    Catalog, CommitError, Digest, Generation, JobFailure, JobId, JobState, SlotIndex,
+};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Enqueue {
+        task: u8,
+        content: u8,
+        request: Option<u8>,
+    },
+    Start(Index),
+    Commit {
+        job: Index,
+        slot: u32,
+        content: u8,
+        stale: bool,
+    },
+    Fail(Index),
+    Cancel(Index),
+    Collect {
+        grace: u64,
+    },
+    Reopen,
+    LoseCatalog,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let index = any::<Index>;
+    prop_oneof![
+        6 => (0..6_u8, 0..2_u8, prop::option::of(0..6_u8))
+            .prop_map(|(task, content, request)| Operation::Enqueue { task, content, request }),
+        6 => index().prop_map(Operation::Start),
+        6 => (index(), 0..3_u32, 0..4_u8, prop::bool::weighted(0.1))
+            .prop_map(|(job, slot, content, stale)| Operation::Commit { job, slot, content, stale }),
+        1 => index().prop_map(Operation::Fail),
+        1 => index().prop_map(Operation::Cancel),
+        2 => (0..12_u64).prop_map(|grace| Operation::Collect { grace }),
+        2 => Just(Operation::Reopen),
+        1 => Just(Operation::LoseCatalog),
+    ]
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Job {
+    task: String,
+    content: u8,
+    request: Option<String>,
+    state: JobState,
+    attempts: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Slot {
+    /// What each live generation holds, how many members it has, and when it was superseded.
+    generations: BTreeMap<u64, (u8, usize, Option<u64>)>,
+    members: Vec<(String, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    jobs: BTreeMap<u64, Job>,
+    slots: BTreeMap<u32, Slot>,
+    last_job: u64,
+}
+
+/// What an upload meets.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    New,
+    Existing(u64),
+    RequestTaken,
+    TaskTaken,
+}
+
+impl Model {
+    fn pick(&self, index: &Index, state: JobState) -> Option<u64> {
+        let matching: Vec<u64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.state == state)
+            .map(|(id, _)| *id)
+            .collect();
+        (!matching.is_empty()).then(|| *index.get(&matching))
+    }
+
+    fn answer(&self, task: &str, content: u8, request: Option<&str>) -> Answer {
+        let same = |job: &Job| job.task == task && job.content == content;
+        let by_request = self
+            .jobs
+            .iter()
+            .find(|(_, job)| request.is_some() && job.request.as_deref() == request);
+        if let Some((id, job)) = by_request {
+            return if same(job) {
+                Answer::Existing(*id)
+            } else {
+                Answer::RequestTaken
+            };
+        }
+        let by_task = self.jobs.iter().find(|(_, job)| {
+            job.task == task && !matches!(job.state, JobState::Failed | JobState::Cancelled)
+        });
+        match by_task {
+            None => Answer::New,
+            Some((id, job)) if same(job) => Answer::Existing(*id),
+            Some(_) => Answer::TaskTaken,
+        }
+    }
+
+    fn commit(&mut self, id: u64, slot: u32, content: u8, now: u64) {
+        let job = self.jobs.get_mut(&id).unwrap();
+        job.state = JobState::Done;
+        let empty = Slot {
+            generations: BTreeMap::new(),
+            members: Vec::new(),
+        };
+        let slot = self.slots.entry(slot).or_insert(empty);
+        let next = match slot.generations.last_entry() {
+            None => 1,
+            Some(mut last) => {
+                last.get_mut().2 = Some(now);
+                last.key() + 1
+            }
+        };
+        slot.members.push((job.task.clone(), id));
+        slot.generations
+            .insert(next, (content, slot.members.len(), None));
+    }
+
+    fn collect(&mut self, grace: u64, now: u64) -> usize {
+        let mut removed = 0;
+        for slot in self.slots.values_mut() {
+            let before = slot.generations.len();
+            slot.generations
+                .retain(|_, (_, _, superseded)| superseded.is_none_or(|at| at + grace > now));
+            removed += before - slot.generations.len();
+        }
+        removed
+    }
+
+    fn restart(&mut self) {
+        for job in self
+            .jobs
+            .values_mut()
+            .filter(|job| job.state == JobState::Running)
+        {
+            job.state = if job.attempts >= 3 {
+                JobState::Failed
+            } else {
+                JobState::Queued
+            };
+        }
+    }
+
+    /// What files alone bring back: no job that ended badly, and no count of attempts.
+    fn lose_catalog(&mut self) {
+        self.jobs
+            .retain(|_, job| !matches!(job.state, JobState::Failed | JobState::Cancelled));
+        for job in self
+            .jobs
+            .values_mut()
+            .filter(|job| !job.state.is_finished())
+        {
+            job.state = JobState::Queued;
+            job.attempts = 0;
+        }
+    }
+}
+
+fn upload(task: &str, content: u8) -> Vec<u8> {
+    format!("{task} {content}").into_bytes()
+}
+
+fn tensors(content: u8) -> Vec<u8> {
+    vec![content; 3000]
+}
+
+fn run(world: &mut World, model: &mut Model, operation: &Operation) {
+    match operation {
+        Operation::Enqueue {
+            task,
+            content,
+            request,
+        } => {
+            let task = format!("task-{task}");
+            let request = request.map(|request| format!("request-{request}"));
+            enqueue(world, model, &task, *content, request.as_deref());
+        }
+        Operation::Start(index) => {
+            let Some(id) = model.pick(index, JobState::Queued) else {
+                return;
+            };
+            let now = world.tick();
+            let job = world.open().committer.start_job(JobId(id), now).unwrap();
+            let model = model.jobs.get_mut(&id).unwrap();
+            model.state = JobState::Running;
+            model.attempts += 1;
+            assert_eq!(job.attempts, model.attempts);
+        }
+        Operation::Commit {
+            job,
+            slot,
+            content,
+            stale,
+        } => {
+            let Some(id) = model.pick(job, JobState::Running) else {
+                return;
+            };
+            commit(world, model, id, *slot, *content, *stale);
+        }
+        Operation::Fail(index) => {
+            let Some(id) = model.pick(index, JobState::Running) else {
+                return;
+            };
+            let failure = JobFailure {
+                code: 3,
+                reason: "BAD".to_owned(),
+                message: "bad".to_owned(),
+            };
+            let now = world.tick();
+            world
+                .open()
+                .committer
+                .fail_job(JobId(id), failure, now)
+                .unwrap();
+            model.jobs.get_mut(&id).unwrap().state = JobState::Failed;
+        }
+        Operation::Cancel(index) => {
+            let Some(id) = model.pick(index, JobState::Queued) else {
+                return;
+            };
+            let now = world.tick();
+            world.open().committer.cancel_job(JobId(id), now).unwrap();
+            model.jobs.get_mut(&id).unwrap().state = JobState::Cancelled;
+            let error = world
+                .open()
+                .committer
+                .cancel_job(JobId(id), now)
+                .unwrap_err();
+            assert_eq!(error.reason(), "JOB_STATE");
+        }
+        Operation::Collect { grace } => {
+            let collected = world.collect(Duration::from_millis(*grace));
+            assert_eq!(collected.removed.len(), model.collect(*grace, world.clock));
+            let due = model
+                .slots
+                .values()
+                .flat_map(|slot| slot.generations.values())
+                .filter_map(|(_, _, superseded)| superseded.map(|since| at(since + grace)))
+                .min();
+            assert_eq!(collected.next_due, due);
+        }
+        Operation::Reopen => {
+            world.reopen();
+            model.restart();
+        }
+        Operation::LoseCatalog => {
+            world.close();
+            remove(&world.path().join("catalog"));
+            let before = (model.last_job, world.clock);
+            // A catalog that is not there has to be made again from whatever there is.
+            let opened = common::open_at(&world.path(), at(before.1));
+            assert!(opened.report.catalog_rebuilt);
+            model.last_job = opened.committer.catalog().last_job.0;
+            assert!(model.last_job >= before.0);
+            world.opened = Some(opened);
+            model.lose_catalog();
+        }
+    }
+}
+
+fn enqueue(world: &mut World, model: &mut Model, task: &str, content: u8, request: Option<&str>) {
+    let expected = model.answer(task, content, request);
+    let staged = world.stage(task, &upload(task, content), request);
+    let now = world.tick();
+    let answer = match world.open().committer.enqueue(staged, now) {
+        Ok(enqueued) if enqueued.existing => Answer::Existing(enqueued.job.id.0),
+        Ok(enqueued) => {
+            assert_eq!(enqueued.job.id.0, model.last_job + 1);
+            model.last_job += 1;
+            let (task, request) = (task.to_owned(), request.map(str::to_owned));
+            let state = JobState::Queued;
+            model.jobs.insert(
+                model.last_job,
+                Job {
+                    task,
+                    content,
+                    request,
+                    state,
+                    attempts: 0,
+                },
+            );
+            Answer::New
+        }
+        Err(error) if error.reason() == "REQUEST_ID_REUSED" => Answer::RequestTaken,
+        Err(error) if error.reason() == "TASK_EXISTS" => Answer::TaskTaken,
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(answer, expected);
+}
+
+fn commit(world: &mut World, model: &mut Model, id: u64, slot: u32, content: u8, stale: bool) {
+    let index = SlotIndex(slot);
+    if stale {
+        let job = world.catalog().jobs[&JobId(id)].clone();
+        let tensor = world.tensor(&tensors(content));
+        let expected = Some(Generation(99));
+        let commit = common::commit_of(&job, index, expected, tensor);
+        let now = world.tick();
+        let error = world.open().committer.commit(commit, now).unwrap_err();
+        assert!(
+            matches!(error, CommitError::GenerationMoved { .. }),
+            "{error}"
+        );
+        return;
+    }
+    world.commit(JobId(id), index, &tensors(content)).unwrap();
+    model.commit(id, slot, content, world.clock);
+}
+
+/// Compares all that the model knows.
+fn compare(world: &mut World, model: &Model) {
+    let catalog = world.catalog();
+    assert_eq!(jobs(&catalog), model.jobs);
+    assert_eq!(slots(&catalog), model.slots);
+    let tasks = &catalog.base_models[&base_name()].tasks;
+    let members: usize = model.slots.values().map(|slot| slot.members.len()).sum();
+    assert_eq!(tasks.len(), members);
+    for task in tasks.values() {
+        let job = &model.jobs[&task.job.0];
+        assert_eq!(task.task.as_str(), job.task);
+        assert_eq!(
+            task.upload.digest,
+            Digest::of(&upload(&job.task, job.content))
+        );
+    }
+    for record in catalog.generations() {
+        let tensor = world.open().reader.tensor(record).unwrap();
+        let mut first = [0];
+        tensor.read_exact_at(&mut first, 0).unwrap();
+        assert_eq!(record.digest, Digest::of(&tensors(first[0])));
+    }
+    // No tensor file is there that no generation names.
+    let live: std::collections::BTreeSet<_> =
+        catalog.generations().map(|record| record.digest).collect();
+    let files = world.files();
+    assert_eq!(
+        files
+            .keys()
+            .filter(|name| name.starts_with("tensors/"))
+            .count(),
+        live.len()
+    );
+}
+
+fn jobs(catalog: &Catalog) -> BTreeMap<u64, Job> {
+    let content = |job: &kmerge_storage::JobRecord| {
+        let found = (0..2)
+            .find(|&content| Digest::of(&upload(job.task.as_str(), content)) == job.upload.digest);
+        found.unwrap()
+    };
+    let as_model = |job: &kmerge_storage::JobRecord| Job {
+        task: job.task.to_string(),
+        content: content(job),
+        request: job.request_id.clone(),
+        state: job.state,
+        attempts: job.attempts,
+    };
+    catalog
+        .jobs
+        .iter()
+        .map(|(id, job)| (id.0, as_model(job)))
+        .collect()
+}
+
+fn slots(catalog: &Catalog) -> BTreeMap<u32, Slot> {
+    let content = |digest| {
+        (0..4)
+            .find(|&content| Digest::of(&tensors(content)) == digest)
+            .unwrap()
+    };
+    let mut slots = BTreeMap::new();
+    for (index, slot) in &catalog.base_models[&base_name()].slots {
+        let generations = slot
+            .generations
+            .values()
+            .map(|record| {
+                let members = usize::try_from(record.members).unwrap();
+                let superseded = record.superseded.map(|when| when.0 - at(0).0);
+                (
+                    record.generation.0,
+                    (content(record.digest), members, superseded),
+                )
+            })
+            .collect();
+        let members = slot
+            .members
+            .iter()
+            .map(|member| (member.task.to_string(), member.job.0))
+            .collect();
+        slots.insert(
+            index.0,
+            Slot {
+                generations,
+                members,
+            },
+        );
+    }
+    slots
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn storage_does_what_a_map_does(operations in prop::collection::vec(operation(), 1..60)) {
+        let mut world = World::new();
+        let mut model = Model::default();
+        for operation in &operations {
+            run(&mut world, &mut model, operation);
+            compare(&mut world, &model);
+        }
+        world.reopen();
+        model.restart();
+        compare(&mut world, &model);
+    }
+}
