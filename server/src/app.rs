@@ -30,8 +30,9 @@ use crate::shutdown::{self, Stop, StopReason};
 use crate::status_report::About;
 use crate::step::NormCache;
 use crate::uploads::{UploadParts, Uploads};
+use crate::wake::WorkSignal;
 use crate::watching::Watching;
-use crate::workers::{self, WorkSignal, WorkerParts, Workers};
+use crate::workers::{self, WorkerParts, Workers};
 use crate::{clock, service_manager};
 
 /// How long the catalog may take to close.

@@ -25,7 +25,7 @@ use crate::clock;
 use crate::error::ServerError;
 use crate::exports::Exports;
 use crate::shutdown::{Stop, StopReason};
-use crate::workers::WorkSignal;
+use crate::wake::WorkSignal;
 
 /// Commands that may wait. Callers beyond that wait themselves, which is the backpressure.
 const DEPTH: usize = 64;

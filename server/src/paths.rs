@@ -1,7 +1,8 @@
 //! Where things are by default: the state directory and the socket. Plain functions of what the
 //! environment says, so that tests need no environment.
 //!
-//! The client finds the socket by the same rule; a test holds the two together.
+//! The client finds the socket by the same rule (and falls back to the system daemon's); a test
+//! holds the two together.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

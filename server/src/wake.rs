@@ -4,7 +4,22 @@
 //! waits looks at the world under the same lock, so that no change falls between the look and
 //! the wait.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use kmerge_storage::BaseModelName;
+
+/// What the dispatch threads share: which base models have a job running.
+#[derive(Debug, Default)]
+pub struct Dispatch {
+    /// Their jobs wait for the one that runs.
+    pub busy: BTreeSet<BaseModelName>,
+    /// No new job is taken.
+    pub stopping: bool,
+}
+
+/// Rings when there may be a job to run.
+pub type WorkSignal = Arc<Wake<Dispatch>>;
 
 /// A lock around what the waiters share, and the bell that rings when they should look again.
 #[derive(Debug, Default)]

@@ -10,7 +10,6 @@
 //! | a change of the catalog, the end of a job | starts the next job whose base model is free |
 //! | a stop | takes no new job; the running ones end or run again after the restart |
 
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -28,17 +27,7 @@ use crate::owner::Owner;
 use crate::progress::{ProgressBoard, Stage};
 use crate::schedule;
 use crate::step::{self, NormCache};
-use crate::wake::Wake;
-
-/// What the dispatch threads share.
-#[derive(Debug, Default)]
-pub struct Dispatch {
-    busy: BTreeSet<BaseModelName>,
-    stopping: bool,
-}
-
-/// Rings when there may be work.
-pub type WorkSignal = Arc<Wake<Dispatch>>;
+use crate::wake::WorkSignal;
 
 /// What a worker needs.
 #[derive(Debug, Clone)]
