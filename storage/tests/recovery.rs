@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::{
-    SLOT, World, at, base_model, base_name, essence, open_at, read_file, remove, task, write_file,
+    SLOT, World, at, base_model, base_name, essence, make_directories, open_at, read_file, remove,
+    task, write_file,
 };
 use kmerge_storage::{
     BaseModelRecord, Catalog, Generation, JobId, JobState, OpenError, Options, SlotIndex, open,
@@ -467,16 +468,9 @@ fn what_nothing_refers_to_is_swept_and_what_is_not_ours_is_left_alone() {
     let before = world.files();
     let path = |name: &str| world.path().join(name);
     let make = |name: &str| {
-        std::fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+        make_directories(path(name).parent().unwrap());
         write_file(&path(name), b"x");
     };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test changes the state from outside"
-    )]
-    {
-        std::fs::create_dir_all(path("staging/tmp-upload-7")).unwrap();
-    }
     let digest = kmerge_storage::Digest::of(b"x").to_string();
     make("staging/tmp-upload-7/tensors");
     make("staging/tmp-manifest-3");

@@ -1,7 +1,5 @@
 //! Uploads: what is staged is what was declared, and what is not leaves nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
-
 mod common;
 
 use std::os::unix::fs::PermissionsExt;

@@ -60,7 +60,7 @@ impl Committer {
     /// 3. The manifests' names are durable. From here on a start finds the whole commit, whatever
     ///    happens to the catalog. Before, it finds a part at most, and drops it.
     /// 4. The catalog moves in one batch: generations, members, tasks, the job, the event.
-    ///    [`persist`](Self::persist) makes it durable and visible.
+    ///    That is made durable, and then visible.
     /// 5. The staged files go.
     ///
     /// # Errors

@@ -83,10 +83,11 @@ fn store(records: &[Stored]) -> Box<dyn CatalogStore> {
 }
 
 fn damage(records: &[Stored]) -> String {
-    match load(&*store(records)).unwrap() {
-        Loaded::Damaged(what) => what,
-        other => panic!("{other:?}"),
-    }
+    let loaded = load(&*store(records)).unwrap();
+    let Loaded::Damaged(what) = loaded else {
+        panic!("{loaded:?}")
+    };
+    what
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn entry(slot: u32, place: u64, slots: u64) -> MemberEntry {
     let job = place * slots + u64::from(slot) + 1;
     MemberEntry {
         task: format!("task-number-{job:05}").parse().unwrap(),
-        weight_at_join: 1.0 / (place + 1) as f64,
+        weight_at_join: 1.0 / f64::from(u32::try_from(place + 1).unwrap()),
         job: JobId(job),
         generation: Generation(place + 1),
         request_id: Some(format!("7f0c2a0e-5c1d-4a55-9d06-{job:012}")),

@@ -298,6 +298,14 @@ pub fn write_file(path: &Path, bytes: &[u8]) {
     clippy::disallowed_methods,
     reason = "a test changes the state from outside"
 )]
+pub fn make_directories(path: &Path) {
+    std::fs::create_dir_all(path).unwrap();
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test changes the state from outside"
+)]
 pub fn remove(path: &Path) {
     if path.is_dir() {
         std::fs::remove_dir_all(path).unwrap();
