@@ -150,8 +150,8 @@ impl App {
             workers,
             owner_thread,
         } = self;
-        let listener = listener::listen(&config.listen)?;
-        let acceptor = Acceptor::new(listener, config.listen.allowed_uids.clone());
+        let socket = listener::listen(&config.listen)?;
+        let acceptor = Acceptor::new(socket.listener, config.listen.allowed_uids.clone());
         let owner = rooms.owner.clone();
         let (routes, health) = grpc::routes(rooms, &config.listen).await?;
         tracker.spawn(shutdown::watch_signals(stop.clone()));
@@ -201,7 +201,9 @@ impl App {
             Ok(joined) => anyhow::ensure!(joined?.is_ok(), "the catalog's owner had panicked"),
             Err(_) => tracing::warn!("the catalog did not close in time; the next start recovers"),
         }
-        if let Err(error) = listener::remove(&config.listen.socket) {
+        if socket.is_own
+            && let Err(error) = listener::remove(&config.listen.socket)
+        {
             tracing::debug!(%error, "the socket was already gone");
         }
         match stop.reason() {

@@ -40,13 +40,25 @@ pub enum ListenError {
     },
 }
 
+/// A socket to accept connections on.
+#[derive(Debug)]
+pub struct Socket {
+    /// Accepts.
+    pub listener: UnixListener,
+    /// Whether its file was made here, and so is to be removed here.
+    pub is_own: bool,
+}
+
 /// Takes the listener that systemd passed, or binds the configured one.
 ///
 /// # Errors
 /// [`ListenError`], naming the path and what to do.
-pub fn listen(listen: &Listen) -> Result<UnixListener, ListenError> {
+pub fn listen(listen: &Listen) -> Result<Socket, ListenError> {
     if let Some(listener) = from_service_manager(&listen.socket)? {
-        return Ok(listener);
+        return Ok(Socket {
+            listener,
+            is_own: false,
+        });
     }
     let path = &listen.socket;
     let failed = |verb| {
@@ -58,7 +70,10 @@ pub fn listen(listen: &Listen) -> Result<UnixListener, ListenError> {
     let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(listen.socket_mode))
         .map_err(failed("set the permissions of"))?;
-    Ok(listener)
+    Ok(Socket {
+        listener,
+        is_own: true,
+    })
 }
 
 fn from_service_manager(path: &Path) -> Result<Option<UnixListener>, ListenError> {
@@ -107,7 +122,7 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     })
 }
 
-/// Removes the socket file at the end. A socket that the service manager passed stays its own.
+/// Removes the file of an own socket at the end. One that the service manager passed stays its own.
 #[expect(
     clippy::disallowed_methods,
     reason = "the socket is the server's, not part of the state"
