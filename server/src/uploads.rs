@@ -16,6 +16,7 @@ use kmerge_storage::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::{self, Load};
 use crate::config;
@@ -165,7 +166,10 @@ impl Uploads {
         };
         let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let ingest = self.parts.ingest.clone();
-        let writer = tokio::task::spawn_blocking(move || write(&ingest, request, receiver));
+        let token = self.parts.tracker.token();
+        let writer = tokio::task::spawn_blocking(move || {
+            write(&ingest, request, receiver).map(|writer| (writer, token))
+        });
         Ok(Begun::Upload(Upload {
             uploads: self.clone(),
             announced,
@@ -231,7 +235,8 @@ pub struct Upload {
     uploads: Uploads,
     announced: Announced,
     chunks: mpsc::Sender<bytes::Bytes>,
-    writer: JoinHandle<Result<StagingWriter, IngestError>>,
+    /// With what keeps a stop waiting until a writer that nobody awaits has removed its files.
+    writer: JoinHandle<Result<(StagingWriter, TaskTrackerToken), IngestError>>,
     permit: OwnedSemaphorePermit,
 }
 
@@ -279,7 +284,7 @@ impl Upload {
             permit,
         } = self;
         drop(chunks);
-        let writer = writer.await.map_err(|_| ServerError::Panicked)??;
+        let (writer, _token) = writer.await.map_err(|_| ServerError::Panicked)??;
         let checker = uploads.clone();
         let (staged, checked) = tokio::task::spawn_blocking(move || {
             let staged = writer.finish()?;
