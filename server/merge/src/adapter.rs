@@ -1,9 +1,9 @@
 //! What is known of an adapter before any of its values is read.
 //!
 //! A layout says where each module's factors lie in a file and how they are scaled; a view joins it
-//! with the bytes. Layouts come from [`decode`](crate::decode) and
-//! [`decode_slot`](crate::decode_slot), which check everything, or from
-//! [`execute`](crate::execute), which wrote the file. Always: modules sorted in natural order, no
+//! with the bytes. Layouts come from [`decode`](crate::decode()) and
+//! [`decode_slot`](crate::decode_slot()), which check everything, or from
+//! [`execute`](crate::execute()), which wrote the file. Always: modules sorted in natural order, no
 //! path twice, ranges inside the file and of exactly the size that shape and dtype give.
 
 use std::cmp::Ordering;

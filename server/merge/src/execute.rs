@@ -20,11 +20,14 @@ use crate::{
 
 /// Modules of one batch, for each thread: enough to even out modules of different size.
 const BATCH: usize = 4;
+/// Bytes of one batch, for each thread, beyond which no further module is taken into it: large
+/// modules are even enough by themselves, and two batches are held.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Layout of the file, as [`decode_slot`](crate::decode_slot) will read it.
+    /// Layout of the file, as [`decode_slot`](crate::decode_slot()) will read it.
     pub layout: AdapterLayout,
     /// Norms of the updates as stored, worth keeping with the slot.
     pub norms: ModuleNorms,
@@ -71,7 +74,7 @@ pub fn execute(
     let finished = AtomicUsize::new(0);
     let (scratches, buffers) = (Pool::default(), Pool::default());
     let compute = |start: usize| {
-        let count = (BATCH * rayon::current_num_threads()).min(modules.len() - start);
+        let count = batch(&modules[start..], plan, rayon::current_num_threads());
         try_map(
             count,
             || scratches.take(),
@@ -124,6 +127,18 @@ pub fn execute(
     })
 }
 
+/// How many of the next modules make a batch: one for each thread at least.
+fn batch(modules: &[Aligned<'_>], plan: &Plan, threads: usize) -> usize {
+    let mut room = BATCH_BYTES * threads;
+    let roomy = modules.iter().take(BATCH * threads).take_while(|module| {
+        let width = module.out_features + module.in_features;
+        let had_room = room > 0;
+        room = room.saturating_sub(width * plan.rank * plan.dtype.size_bytes());
+        had_room
+    });
+    roomy.count().max(threads.min(modules.len()))
+}
+
 /// The slot that the plan merges into, checked to be where the plan left it; `None` for a slot to
 /// be opened, checked not to exist.
 fn target_slot<'a>(
@@ -166,12 +181,14 @@ fn planned_form(plan: &Plan, modules: &[Aligned<'_>]) -> Result<NormalForm, Merg
 /// Memory of one thread.
 #[derive(Debug, Default)]
 struct Scratch {
+    /// One module's factors as f32, where they are stored in a half type.
+    wide: Vec<f32>,
     read: ReadScratch,
     exact: ExactScratch,
     gram: GramScratch,
 }
 
-/// One module's factors, A before B: as f32, and as words of a half type where that is stored.
+/// One module's factors as stored, A before B: as f32, or as words of a half type.
 #[derive(Debug, Default)]
 struct Buffer {
     values: Vec<f32>,
@@ -223,32 +240,37 @@ impl<'a> Merge<'a> {
         let slot = self.slot.and_then(|view| side(0, view));
         let newcomer = side(usize::from(self.slot.is_some()), self.newcomer);
 
+        let dtype = self.plan.dtype;
         let Buffer { values, words } = &mut *buffer;
+        let Scratch {
+            wide,
+            read,
+            exact,
+            gram,
+        } = scratch;
+        let values = match dtype {
+            Dtype::F32 => values,
+            Dtype::F16 | Dtype::Bf16 => wide,
+        };
         values.resize(target.len(), 0.0);
         let weight = self.plan.newcomer_weight;
         let truncated = match (self.plan.operator, slot, newcomer) {
-            (Operator::Exact, Some(slot), Some(newcomer)) => Some(exact::merge(
-                slot,
-                newcomer,
-                weight,
-                target,
-                &mut scratch.exact,
-                values,
-            )?),
+            (Operator::Exact, Some(slot), Some(newcomer)) => {
+                Some(exact::merge(slot, newcomer, weight, target, exact, values)?)
+            }
             // One side alone is already of the target's rank, whatever the operator.
             (Operator::Exact | Operator::KMergeLinear | Operator::Linear, _, _) => {
-                linear::combine(slot, newcomer, weight, target, &mut scratch.read, values)?;
+                linear::combine(slot, newcomer, weight, target, read, values)?;
                 None
             }
         };
-        let dtype = self.plan.dtype;
         let not_finite = || MergeError::NotFinite {
             module: module.path.to_owned(),
             dtype,
         };
         element::round(dtype, values, words).ok_or_else(not_finite)?;
         let (a, b) = values.split_at(target.a_len());
-        let norm = scratch.gram.norm(
+        let norm = gram.norm(
             Factors {
                 a,
                 b,

@@ -28,51 +28,39 @@ pub(crate) struct GramScratch {
 }
 
 impl GramScratch {
-    /// ⟨B₁A₁, B₂A₂⟩ of two updates of the same shape.
-    pub(crate) fn inner(
-        &mut self,
-        left: Factors<'_>,
-        right: Factors<'_>,
-        device: &Device,
-    ) -> Result<f64, MergeError> {
-        if !device.is_cpu() {
-            let a = on_device(left.a, left.rank, right.a, right.rank, Side::Rows, device);
-            let b = on_device(
-                left.b,
-                left.rank,
-                right.b,
-                right.rank,
-                Side::Columns,
-                device,
-            );
-            let failed = |source| MergeError::Device {
-                source: Box::new(source),
-            };
-            return Ok(reduce(&a.map_err(failed)?, &b.map_err(failed)?));
-        }
-        let entries = left.rank * right.rank;
-        self.a.resize(entries, 0.0);
-        self.b.resize(entries, 0.0);
-        rows(left.a, left.rank, right.a, right.rank, &mut self.a);
-        columns(left.b, left.rank, right.b, right.rank, &mut self.b);
-        Ok(reduce(&self.a, &self.b))
-    }
-
     /// ‖BA‖.
     pub(crate) fn norm(
         &mut self,
         factors: Factors<'_>,
         device: &Device,
     ) -> Result<f64, MergeError> {
+        let Factors { a, b, rank } = factors;
+        rows(a, rank, a, rank, &mut self.a, device)?;
+        columns(b, rank, b, rank, &mut self.b, device)?;
         // The square of a norm may come out a rounding below zero; NaN must stay NaN.
-        let square = self.inner(factors, factors, device)?;
+        let square = reduce(&self.a, &self.b);
         Ok(if square < 0.0 { 0.0 } else { square.sqrt() })
     }
 }
 
-/// X·Yᵀ for X of `x_rank` rows and Y of `y_rank` rows.
-fn rows(x: &[f32], x_rank: usize, y: &[f32], y_rank: usize, out: &mut [f32]) {
+/// X·Yᵀ for X of `x_rank` rows and Y of `y_rank` rows, row-major.
+pub(crate) fn rows(
+    x: &[f32],
+    x_rank: usize,
+    y: &[f32],
+    y_rank: usize,
+    out: &mut Vec<f32>,
+    device: &Device,
+) -> Result<(), MergeError> {
     let width = x.len() / x_rank;
+    out.resize(x_rank * y_rank, 0.0);
+    if !device.is_cpu() {
+        let product = || {
+            let x = Tensor::from_slice(x, (x_rank, width), device)?;
+            x.matmul(&Tensor::from_slice(y, (y_rank, width), device)?.t()?)
+        };
+        return download(product(), out);
+    }
     matmul(
         MatMut::from_row_major_slice_mut(out, x_rank, y_rank),
         Accum::Replace,
@@ -81,11 +69,27 @@ fn rows(x: &[f32], x_rank: usize, y: &[f32], y_rank: usize, out: &mut [f32]) {
         1.0,
         Par::Seq,
     );
+    Ok(())
 }
 
-/// Xᵀ·Y for X of `x_rank` columns and Y of `y_rank` columns.
-fn columns(x: &[f32], x_rank: usize, y: &[f32], y_rank: usize, out: &mut [f32]) {
+/// Xᵀ·Y for X of `x_rank` columns and Y of `y_rank` columns, row-major.
+pub(crate) fn columns(
+    x: &[f32],
+    x_rank: usize,
+    y: &[f32],
+    y_rank: usize,
+    out: &mut Vec<f32>,
+    device: &Device,
+) -> Result<(), MergeError> {
     let height = x.len() / x_rank;
+    out.resize(x_rank * y_rank, 0.0);
+    if !device.is_cpu() {
+        let product = || {
+            let x = Tensor::from_slice(x, (height, x_rank), device)?.t()?;
+            x.matmul(&Tensor::from_slice(y, (height, y_rank), device)?)
+        };
+        return download(product(), out);
+    }
     matmul(
         MatMut::from_row_major_slice_mut(out, x_rank, y_rank),
         Accum::Replace,
@@ -94,38 +98,22 @@ fn columns(x: &[f32], x_rank: usize, y: &[f32], y_rank: usize, out: &mut [f32]) 
         1.0,
         Par::Seq,
     );
+    Ok(())
 }
 
-/// Whether the rank is counted in rows (A) or in columns (B).
-#[derive(Clone, Copy)]
-enum Side {
-    Rows,
-    Columns,
+/// Fetches a product from its device.
+fn download(product: candle_core::Result<Tensor>, out: &mut [f32]) -> Result<(), MergeError> {
+    let values: Vec<f32> = product
+        .and_then(|product| product.flatten_all()?.to_vec1())
+        .map_err(|source| MergeError::Device {
+            source: Box::new(source),
+        })?;
+    out.copy_from_slice(&values);
+    Ok(())
 }
 
-/// The same products by candle, for devices other than the CPU.
-fn on_device(
-    x: &[f32],
-    x_rank: usize,
-    y: &[f32],
-    y_rank: usize,
-    side: Side,
-    device: &Device,
-) -> candle_core::Result<Vec<f32>> {
-    let tensor = |values: &[f32], rank: usize| {
-        let other = values.len() / rank;
-        match side {
-            Side::Rows => Tensor::from_slice(values, (rank, other), device),
-            Side::Columns => Tensor::from_slice(values, (other, rank), device)?.t(),
-        }
-    };
-    tensor(x, x_rank)?
-        .matmul(&tensor(y, y_rank)?.t()?)?
-        .flatten_all()?
-        .to_vec1()
-}
-
-fn reduce(a: &[f32], b: &[f32]) -> f64 {
+/// Σ A ∘ B of two Gram matrices.
+pub(crate) fn reduce(a: &[f32], b: &[f32]) -> f64 {
     a.iter()
         .zip(b)
         .map(|(&a, &b)| f64::from(a) * f64::from(b))
@@ -144,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_the_dense_inner_product_on_every_path() {
+    fn equals_the_dense_inner_product() {
         let (out, width) = (7, 9);
         let (a1, b1) = (values(3 * width, 0.1), values(out * 3, 0.2));
         let (a2, b2) = (values(2 * width, 0.3), values(out * 2, 0.4));
@@ -163,16 +151,17 @@ mod tests {
                 .map(|k| f64::from(f.b[row * f.rank + k]) * f64::from(f.a[k * width + column]))
                 .sum()
         };
-        let dense: f64 = (0..out)
-            .flat_map(|row| (0..width).map(move |column| (row, column)))
-            .map(|(row, column)| entry(left, row, column) * entry(right, row, column))
-            .sum();
-        let found = GramScratch::default()
-            .inner(left, right, &Device::Cpu)
-            .unwrap();
-        assert!((found - dense).abs() < 1e-5, "{found} against {dense}");
-        let a = on_device(&a1, 3, &a2, 2, Side::Rows, &Device::Cpu).unwrap();
-        let b = on_device(&b1, 3, &b2, 2, Side::Columns, &Device::Cpu).unwrap();
-        assert!((reduce(&a, &b) - dense).abs() < 1e-5);
+        let dense = |l: Factors<'_>, r: Factors<'_>| -> f64 {
+            (0..out)
+                .flat_map(|row| (0..width).map(move |column| (row, column)))
+                .map(|(row, column)| entry(l, row, column) * entry(r, row, column))
+                .sum()
+        };
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        rows(&a1, 3, &a2, 2, &mut a, &Device::Cpu).unwrap();
+        columns(&b1, 3, &b2, 2, &mut b, &Device::Cpu).unwrap();
+        assert!((reduce(&a, &b) - dense(left, right)).abs() < 1e-5);
+        let norm = GramScratch::default().norm(left, &Device::Cpu).unwrap();
+        assert!((norm * norm - dense(left, left)).abs() < 1e-5);
     }
 }

@@ -7,7 +7,7 @@
 pub(crate) mod exact;
 pub(crate) mod linear;
 
-use crate::{MergeError, ModuleLayout, TensorSource, element};
+use crate::{MergeError, ModuleLayout, TensorRange, TensorSource, element};
 
 /// One side of a merge: a module and the file that it lies in.
 #[derive(Clone, Copy)]
@@ -43,21 +43,63 @@ pub(crate) struct ReadScratch {
     halves: Vec<u16>,
 }
 
-impl Side<'_> {
-    /// A, rank × `in_features`, in `scratch`.
-    fn a<'s>(&self, scratch: &'s mut ReadScratch) -> Result<&'s mut [f32], MergeError> {
-        let ReadScratch { values, halves } = scratch;
-        values.resize(self.module.rank * self.module.in_features, 0.0);
-        element::read(self.source, &self.module.a, values, halves).map_err(MergeError::Source)?;
-        Ok(values)
+/// One factor of one side, as rows that keep their length when the rank is padded.
+#[derive(Clone, Copy)]
+struct Factor<'a> {
+    range: &'a TensorRange,
+    source: &'a dyn TensorSource,
+    /// Elements of a row: all of A, or the rank for B.
+    row: usize,
+    rows: usize,
+}
+
+impl<'a> Side<'a> {
+    /// A is padded with rows at its end, so all of it counts as one row.
+    fn a(&self) -> Factor<'a> {
+        let row = self.module.rank * self.module.in_features;
+        Factor {
+            range: &self.module.a,
+            source: self.source,
+            row,
+            rows: 1,
+        }
     }
 
-    /// B, `out_features` × rank, in `scratch`.
-    fn b<'s>(&self, scratch: &'s mut ReadScratch) -> Result<&'s mut [f32], MergeError> {
-        let ReadScratch { values, halves } = scratch;
-        values.resize(self.module.out_features * self.module.rank, 0.0);
-        element::read(self.source, &self.module.b, values, halves).map_err(MergeError::Source)?;
-        Ok(values)
+    /// B is padded in every row.
+    fn b(&self) -> Factor<'a> {
+        let Side { module, source } = *self;
+        Factor {
+            range: &module.b,
+            source,
+            row: module.rank,
+            rows: module.out_features,
+        }
+    }
+}
+
+impl Factor<'_> {
+    fn len(&self) -> usize {
+        self.row * self.rows
+    }
+
+    /// Reads all of it; `values` has exactly its length.
+    fn read(&self, values: &mut [f32], halves: &mut Vec<u16>) -> Result<(), MergeError> {
+        element::read(self.source, self.range, values, halves).map_err(MergeError::Source)
+    }
+
+    /// Reads `values.len()` elements from element `start` on.
+    fn read_from(
+        &self,
+        start: usize,
+        values: &mut [f32],
+        halves: &mut Vec<u16>,
+    ) -> Result<(), MergeError> {
+        let skipped = u64::try_from(start * self.range.dtype.size_bytes()).expect("inside a file");
+        let range = TensorRange {
+            offset: self.range.offset + skipped,
+            ..*self.range
+        };
+        element::read(self.source, &range, values, halves).map_err(MergeError::Source)
     }
 }
 

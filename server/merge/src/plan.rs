@@ -1,7 +1,7 @@
 //! Deciding what becomes of a newcomer: its slot, and the exact shape of the file to be written.
 //!
 //! A plan is a value. It costs the similarity search and writes nothing, so it also answers "what
-//! would happen?". [`execute`](crate::execute) carries it out on the very same slots; a slot that
+//! would happen?". [`execute`](crate::execute()) carries it out on the very same slots; a slot that
 //! has moved on meanwhile is noticed.
 
 use std::collections::BTreeSet;

@@ -11,7 +11,7 @@ use crate::{AdapterError, AdapterLayout, ModuleLayout, TensorSource, compare_pat
 ///
 /// # Errors
 ///
-/// [`AdapterError`]; for a file that [`execute`](crate::execute) wrote, only when it was damaged.
+/// [`AdapterError`]; for a file that [`execute`](crate::execute()) wrote, only when it was damaged.
 pub fn decode_slot(source: &dyn TensorSource) -> Result<AdapterLayout, AdapterError> {
     let tensors = header::read(source)?;
     let mut pairs = BTreeMap::<&str, Pair<'_>>::new();
