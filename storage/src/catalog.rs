@@ -174,3 +174,45 @@ impl Catalog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(weights: &[f64]) -> SlotState {
+        let member = |(place, &weight_at_join): (usize, &f64)| {
+            let task = format!("task-{place}").parse().unwrap();
+            let (job, generation) = (JobId(1), Generation(1));
+            Arc::new(MemberRecord {
+                task,
+                weight_at_join,
+                job,
+                generation,
+            })
+        };
+        let members = weights.iter().enumerate().map(member).collect();
+        SlotState {
+            generations: BTreeMap::new(),
+            members,
+        }
+    }
+
+    #[test]
+    fn weights_shrink_by_what_came_later() {
+        // Powers of two, so that the products are exact.
+        let slot = slot(&[1.0, 0.5, 0.25]);
+        assert_eq!(slot.weights(3), [0.375, 0.375, 0.25]);
+        assert_eq!(slot.weights(2), [0.5, 0.5]);
+        assert_eq!(slot.weights(1), [1.0]);
+        assert_eq!(slot.weights(0), [0.0; 0]);
+        assert_eq!(slot.weights(9), slot.weights(3));
+    }
+
+    #[test]
+    fn weights_of_a_running_average_are_equal() {
+        let weights: Vec<f64> = (1..=10_u32).map(|count| 1.0 / f64::from(count)).collect();
+        for weight in slot(&weights).weights(10) {
+            assert!((weight - 0.1).abs() < 1e-15, "{weight}");
+        }
+    }
+}

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::CatalogError;
 
@@ -27,6 +29,32 @@ pub(crate) trait CatalogStore: Send + fmt::Debug {
 
     /// Closes the database, durably.
     fn close(self: Box<Self>) -> Result<(), CatalogError>;
+}
+
+type Open = dyn Fn(&Path) -> Result<Box<dyn CatalogStore>, CatalogError> + Send + Sync;
+
+/// Opens the database in a directory.
+#[derive(Clone)]
+pub(crate) struct StoreOpener(Arc<Open>);
+
+impl StoreOpener {
+    /// Opens databases by that function.
+    pub(crate) fn new(
+        open: impl Fn(&Path) -> Result<Box<dyn CatalogStore>, CatalogError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(open))
+    }
+
+    /// Opens the database in `path`.
+    pub(crate) fn open(&self, path: &Path) -> Result<Box<dyn CatalogStore>, CatalogError> {
+        (self.0)(path)
+    }
+}
+
+impl fmt::Debug for StoreOpener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreOpener")
+    }
 }
 
 /// Changes that belong together. The last change of a key counts.

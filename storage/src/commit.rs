@@ -18,6 +18,7 @@ pub use slots::{Commit, NewMember, SlotChange};
 
 use crate::catalog::Catalog;
 use crate::catalog_store::{Batch, CatalogStore};
+use crate::compact::Compactor;
 use crate::counter::Counter;
 use crate::error::{CatalogError, CommitError, Existing};
 use crate::failpoint;
@@ -34,7 +35,9 @@ const CONFIG_LIMIT: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Committer {
     shared: Arc<Shared>,
-    store: Box<dyn CatalogStore>,
+    /// There as long as the state can be written.
+    store: Option<Box<dyn CatalogStore>>,
+    compactor: Compactor,
     catalog: Arc<Catalog>,
     retention: Retention,
     job_ids: Counter,
@@ -45,6 +48,7 @@ pub struct Committer {
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) store: Box<dyn CatalogStore>,
+    pub(crate) compactor: Compactor,
     pub(crate) catalog: Catalog,
     pub(crate) retention: Retention,
     pub(crate) job_ids: Counter,
@@ -69,6 +73,7 @@ impl Committer {
     pub(crate) fn new(shared: Arc<Shared>, start: Start) -> Self {
         let Start {
             store,
+            compactor,
             catalog,
             retention,
             job_ids,
@@ -76,7 +81,8 @@ impl Committer {
         } = start;
         Self {
             shared,
-            store,
+            store: Some(store),
+            compactor,
             catalog: Arc::new(catalog),
             retention,
             job_ids,
@@ -157,7 +163,10 @@ impl Committer {
     /// # Errors
     /// If the database does not close cleanly; the next start recovers it.
     pub fn close(self) -> Result<(), CommitError> {
-        Ok(self.store.close()?)
+        match self.store {
+            Some(store) => Ok(store.close()?),
+            None => Ok(()),
+        }
     }
 
     fn check_writable(&self) -> Result<(), CommitError> {
@@ -198,6 +207,17 @@ impl Committer {
         }
     }
 
+    /// Writes the database again if it has grown too far beyond what it holds.
+    pub(crate) fn compact_if_due(&mut self) -> Result<(), CatalogError> {
+        if self.is_read_only() || !self.compactor.is_due(&self.shared, &self.catalog) {
+            return Ok(());
+        }
+        if let Some(store) = self.store.take() {
+            self.store = Some(self.compactor.run(&self.shared, store, &self.catalog)?);
+        }
+        Ok(())
+    }
+
     /// Begins a change of the catalog.
     fn begin(&self, now: UnixMillis) -> Transaction {
         Transaction::new(&self.catalog, self.catalog.revision.next(), now)
@@ -226,7 +246,10 @@ impl Committer {
     /// 4. The view is swapped.
     fn persist(&mut self, prepared: Prepared) -> Result<(), CommitError> {
         let Prepared { next, batch } = prepared;
-        let store = &mut self.store;
+        let store = self
+            .store
+            .as_mut()
+            .expect("without it the state is read-only, and so checked");
         let mut write = || -> Result<(), CatalogError> {
             // 1.
             store.apply(&batch)?;

@@ -162,6 +162,19 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
         .explain("rename to", to)
 }
 
+/// Lets two directories change places in one step; says whether the file system knows how.
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+
+    failpoint::operation("durable.rename").explain("rename to", other)?;
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error).explain("rename to", other),
+    }
+}
+
 /// Gives a file a second name.
 pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
     failpoint::operation("durable.link")

@@ -22,6 +22,7 @@ mod catalog_memory;
 mod catalog_sled;
 mod catalog_store;
 mod commit;
+mod compact;
 mod counter;
 mod digest;
 mod durable;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::catalog_sled::SledStore;
-use crate::catalog_store::CatalogStore;
+use crate::catalog_store::{CatalogStore, StoreOpener};
 use crate::commit::Committer;
 use crate::durable::{self, Disk};
 use crate::error::OpenError;
@@ -16,7 +16,7 @@ use crate::ingest::Ingest;
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::read::Reader;
-use crate::recovery::{self, OpenStore};
+use crate::recovery;
 use crate::shared::Shared;
 use crate::tensors::Leases;
 
@@ -29,6 +29,9 @@ pub struct Options {
     pub finished_jobs_kept: usize,
     /// How many changes the event log holds.
     pub events_kept: usize,
+    /// How large the database may always be, in bytes. Beyond, it is written again once it is much
+    /// larger than what it holds.
+    pub catalog_floor_bytes: u64,
     /// How many set-aside catalogs and files are kept.
     pub quarantines_kept: usize,
 }
@@ -39,6 +42,7 @@ impl Default for Options {
             cache_bytes: 8 * 1024 * 1024,
             finished_jobs_kept: 1000,
             events_kept: 256,
+            catalog_floor_bytes: 4 * 1024 * 1024,
             quarantines_kept: 2,
         }
     }
@@ -84,11 +88,12 @@ pub struct RecoveryReport {
 /// again from what is there, or if the disk refuses.
 pub fn open(directory: &Path, options: &Options, now: UnixMillis) -> Result<Opened, OpenError> {
     let disk = Disk::default();
-    let store_disk = disk.clone();
-    open_with(directory, options, now, disk, &|path| {
-        let store = SledStore::open(path, options.cache_bytes, &store_disk)?;
+    let (store_disk, cache_bytes) = (disk.clone(), options.cache_bytes);
+    let opener = StoreOpener::new(move |path| {
+        let store = SledStore::open(path, cache_bytes, &store_disk)?;
         Ok(Box::new(store) as Box<dyn CatalogStore>)
-    })
+    });
+    open_with(directory, options, now, disk, opener)
 }
 
 /// As [`open`], on a database of the caller's choice.
@@ -97,7 +102,7 @@ pub(crate) fn open_with(
     options: &Options,
     now: UnixMillis,
     disk: Disk,
-    open_store: &OpenStore<'_>,
+    opener: StoreOpener,
 ) -> Result<Opened, OpenError> {
     durable::create_root(directory)?;
     let layout = Layout::new(directory.to_owned());
@@ -119,7 +124,7 @@ pub(crate) fn open_with(
         exports: Mutex::default(),
         _lock: lock,
     });
-    let (committer, report) = recovery::recover(&shared, options, now, open_store)?;
+    let (committer, report) = recovery::recover(&shared, options, now, opener)?;
     Ok(Opened {
         committer,
         ingest: Ingest::new(Arc::clone(&shared)),

@@ -26,8 +26,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
-use crate::catalog_store::CatalogStore;
+use crate::catalog_store::{CatalogStore, StoreOpener};
 use crate::commit::{Committer, Start};
+use crate::compact::{Compactor, WHOLE_BATCH};
 use crate::counter::{Counter, Reading};
 use crate::durable;
 use crate::error::{CatalogError, FileError, OpenError};
@@ -39,28 +40,21 @@ use crate::shared::Shared;
 use crate::transaction::{Retention, Transaction};
 use survey::Survey;
 
-/// How many records one batch holds when the whole catalog is written again. Small batches with a
-/// flush after each leave the database half as large as one big batch does.
-const REBUILD_BATCH: usize = 100;
-
 /// How far counting goes on beyond what is known when the counter's own file is lost too.
 const BLIND_STEP: u64 = 1000;
-
-/// Opens a database in a directory.
-pub(crate) type OpenStore<'a> = dyn Fn(&Path) -> Result<Box<dyn CatalogStore>, CatalogError> + 'a;
 
 /// Recovers the directory and gives its writer.
 pub(crate) fn recover(
     shared: &Arc<Shared>,
     options: &Options,
     now: UnixMillis,
-    open_store: &OpenStore<'_>,
+    opener: StoreOpener,
 ) -> Result<(Committer, RecoveryReport), OpenError> {
     let mut report = RecoveryReport::default();
     // 1.
     let survey = Survey::take(&shared.layout)?;
     // 2.
-    let (mut store, found) = open_catalog(shared, &survey, now, open_store, &mut report)?;
+    let (mut store, found) = open_catalog(shared, &survey, now, &opener, &mut report)?;
     let (before, event) = match found {
         Found::Catalog(catalog) => (catalog, Event::Recovered),
         Found::Blank => (Catalog::default(), Event::Created),
@@ -98,11 +92,7 @@ pub(crate) fn recover(
         }
         // A batch is all or nothing. When there are several, the catalog's position comes with
         // the last one, and without it the next start takes the whole for damaged.
-        for batch in batch.split(if rebuilding {
-            REBUILD_BATCH
-        } else {
-            usize::MAX
-        }) {
+        for batch in batch.split(if rebuilding { WHOLE_BATCH } else { usize::MAX }) {
             store.apply(&batch)?;
             store.flush()?;
         }
@@ -120,12 +110,15 @@ pub(crate) fn recover(
     )?;
     let start = Start {
         store,
+        compactor: Compactor::new(opener, options.catalog_floor_bytes),
         catalog,
         retention,
         job_ids,
         revisions,
     };
-    Ok((Committer::new(Arc::clone(shared), start), report))
+    let mut committer = Committer::new(Arc::clone(shared), start);
+    committer.compact_if_due()?;
+    Ok((committer, report))
 }
 
 /// What the database holds.
@@ -143,13 +136,15 @@ fn open_catalog(
     shared: &Shared,
     survey: &Survey,
     now: UnixMillis,
-    open_store: &OpenStore<'_>,
+    opener: &StoreOpener,
     report: &mut RecoveryReport,
 ) -> Result<(Box<dyn CatalogStore>, Found), OpenError> {
     let path = shared.layout.catalog();
     remove_half_snapshots(&path, report)?;
     shared.disk.ensure_directory(shared.layout.root(), &path)?;
-    let opened = open_store(&path).and_then(|store| Ok((load::load(&*store)?, store)));
+    let opened = opener
+        .open(&path)
+        .and_then(|store| Ok((load::load(&*store)?, store)));
     let problem = match opened {
         Ok((Loaded::Catalog(catalog), store)) => return Ok((store, Found::Catalog(catalog))),
         Ok((Loaded::Empty, store)) if survey.is_blank() => {
@@ -176,7 +171,7 @@ fn open_catalog(
     ));
     report.quarantined = Some(quarantined);
     shared.disk.ensure_directory(shared.layout.root(), &path)?;
-    Ok((open_store(&path)?, Found::Lost))
+    Ok((opener.open(&path)?, Found::Lost))
 }
 
 /// The database takes a snapshot that was not finished for a damaged one, and then does not open.

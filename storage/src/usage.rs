@@ -74,6 +74,11 @@ pub(crate) fn measure(layout: &Layout, catalog: &Catalog) -> Result<DiskUsage, F
     Ok(usage)
 }
 
+/// The bytes that the file system allots to all that is at or below `path`.
+pub(crate) fn allotted(path: &Path) -> Result<u64, FileError> {
+    Walk::default().below(path)
+}
+
 /// Remembers what was counted.
 #[derive(Default)]
 struct Walk {

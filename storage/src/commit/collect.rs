@@ -28,7 +28,8 @@ pub struct Collected {
 }
 
 impl Committer {
-    /// Removes the superseded generations whose grace is over at `now`.
+    /// Removes the superseded generations whose grace is over at `now`, and writes the database
+    /// again if it has grown too far beyond what it holds.
     ///
     /// 1. The catalog forgets them. From here on they are gone.
     /// 2. Their manifests go, and that is made durable, so that no rebuild brings them back.
@@ -37,7 +38,8 @@ impl Committer {
     ///    way may name them.
     ///
     /// # Errors
-    /// What any write may meet. Nothing is removed then.
+    /// What any write may meet. Nothing is removed then, unless the state is read-only from now
+    /// on.
     pub fn collect(&mut self, grace: Duration, now: UnixMillis) -> Result<Collected, CommitError> {
         self.check_writable()?;
         let mut collected = Collected::default();
@@ -70,6 +72,7 @@ impl Committer {
                 .collect();
         }
         collected.left_behind += self.remove_returned_tensors();
+        self.compact_if_due()?;
         Ok(collected)
     }
 

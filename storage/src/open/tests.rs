@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Opened, Options, open, open_with};
 use crate::catalog::{BaseModelState, Catalog, SlotState};
 use crate::catalog_memory::Memory;
+use crate::catalog_store::StoreOpener;
 use crate::digest::Digest;
 use crate::durable::{self, Disk};
 use crate::error::CommitError;
@@ -166,15 +167,19 @@ impl Fixture {
         }
     }
 
+    fn opener(&self) -> StoreOpener {
+        let memory = self.memory.clone();
+        StoreOpener::new(move |_| Ok(memory.open()))
+    }
+
     fn open(&self) -> Opened {
         let options = Options::default();
-        let open_store = |_: &Path| Ok(self.memory.open());
         open_with(
             self.directory.path(),
             &options,
             NOW,
             self.disk.clone(),
-            &open_store,
+            self.opener(),
         )
         .unwrap()
     }
@@ -289,13 +294,12 @@ fn a_state_of_a_later_version_is_refused_untouched() {
     disk.put(&layout.temporary("test"), &path, later.as_bytes())
         .unwrap();
 
-    let open_store = |_: &Path| Ok(fixture.memory.open());
     let error = open_with(
         fixture.directory.path(),
         &Options::default(),
         NOW,
         disk,
-        &open_store,
+        fixture.opener(),
     )
     .unwrap_err();
     assert_eq!(error.reason(), "STATE_NEWER");
@@ -374,4 +378,44 @@ fn names_of_base_models_are_taken_once() {
     assert_eq!(committer.catalog().base_models.len(), 1);
     drop(opened);
     assert!(!catalog_of(&fixture.open()).base_models.contains_key(&name));
+}
+
+#[test]
+fn a_database_that_has_grown_is_written_again_and_holds_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        finished_jobs_kept: 3,
+        events_kept: 3,
+        ..Options::default()
+    };
+    let no_floor = Options {
+        catalog_floor_bytes: 0,
+        ..options.clone()
+    };
+    let mut opened = open(directory.path(), &options, NOW).unwrap();
+    opened.committer.register_base_model(base_model()).unwrap();
+    for number in 0..200 {
+        let staged = stage(&opened, &format!("task-{number}"));
+        let job = opened.committer.enqueue(staged, NOW).unwrap().job;
+        opened.committer.cancel_job(job.id, NOW).unwrap();
+    }
+    let expected = catalog_of(&opened);
+    let grown = opened.reader.disk_usage(&expected).unwrap();
+    drop(opened);
+
+    let mut opened = open(directory.path(), &no_floor, NOW).unwrap();
+    assert_eq!(opened.report, Default::default());
+    assert_eq!(catalog_of(&opened), expected);
+    let small = opened.reader.disk_usage(&expected).unwrap();
+    assert!(small.catalog < grown.catalog, "{small:?} {grown:?}");
+    assert_eq!(small.staging, grown.staging, "the old one is gone");
+    // The database in place is the one that is written from now on.
+    let staged = stage(&opened, "last");
+    opened.committer.enqueue(staged, NOW).unwrap();
+    let expected = catalog_of(&opened);
+    drop(opened);
+    assert_eq!(
+        catalog_of(&open(directory.path(), &options, NOW).unwrap()),
+        expected
+    );
 }

@@ -43,6 +43,9 @@ pub(super) fn sweep(
     sweep.quarantine(quarantines_kept)
 }
 
+/// The names of uploads that were not finished start with this.
+const UPLOAD: &str = "tmp-upload";
+
 struct Sweep<'a> {
     shared: &'a Shared,
     catalog: &'a Catalog,
@@ -71,11 +74,16 @@ impl Sweep<'_> {
 
     fn staging(&mut self, survey: &Survey, unneeded: Vec<PathBuf>) {
         for entry in &survey.temporaries {
-            if entry.is_directory {
+            if entry.name.starts_with(UPLOAD) {
                 let removed = durable::remove_tree(&entry.path);
                 self.report.uploads_swept += u32::from(self.succeeded(removed));
             } else {
-                self.orphan(durable::unlink(&entry.path));
+                let removed = if entry.is_directory {
+                    durable::remove_tree(&entry.path)
+                } else {
+                    durable::unlink(&entry.path)
+                };
+                self.orphan(removed);
             }
         }
         for path in unneeded {

@@ -62,7 +62,12 @@ pub fn scratch() -> tempfile::TempDir {
 
 /// Opens `directory` as a start would.
 pub fn open_at(directory: &Path, now: UnixMillis) -> Opened {
-    open(directory, &Options::default(), now).unwrap()
+    // Without a floor the database is written again now and then even in a small test.
+    let options = Options {
+        catalog_floor_bytes: 0,
+        ..Options::default()
+    };
+    open(directory, &options, now).unwrap()
 }
 
 /// An open state in a directory of its own.
