@@ -264,11 +264,7 @@ impl<'a> Merge<'a> {
                 None
             }
         };
-        let not_finite = || MergeError::NotFinite {
-            module: module.path.to_owned(),
-            dtype,
-        };
-        element::round(dtype, values, words).ok_or_else(not_finite)?;
+        element::round(dtype, values, words);
         let (a, b) = values.split_at(target.a_len());
         let norm = gram.norm(
             Factors {
@@ -278,6 +274,14 @@ impl<'a> Merge<'a> {
             },
             device::compute(),
         )?;
+        // A value that is not finite makes the norm so too, and that is the cheaper thing to look
+        // at; only then is there a difference between a value and a norm that does not fit.
+        if !norm.is_finite() && !element::all_finite(values) {
+            return Err(MergeError::NotFinite {
+                module: module.path.to_owned(),
+                dtype,
+            });
+        }
         let energy = truncated.unwrap_or(Energy {
             kept: norm * norm,
             all: norm * norm,

@@ -24,7 +24,7 @@ use crate::MergeError;
 use crate::linalg::semidefinite_cholesky;
 
 /// Columns or rows of a stack that are widened to f64 at a time.
-const TILE: usize = 256;
+const TILE: usize = 512;
 /// Squared singular values below this share of ‖G_L‖·‖G_R‖ are rounding. The share is of the factors'
 /// size, not of the largest value: where two updates cancel, all values are rounding.
 const NEGLIGIBLE: f64 = 4.0 * f64::EPSILON;
@@ -136,22 +136,24 @@ impl ExactScratch {
         let Self {
             read, left, right, ..
         } = self;
+        let ReadScratch { values, halves } = read;
         let m = slot.module.rank + newcomer.module.rank;
         right.resize(m * target.in_features, 0.0);
         left.resize(target.out_features * m, 0.0);
-        let (above, below) = right.split_at_mut(slot.module.rank * target.in_features);
-        above.copy_from_slice(slot.a(read)?);
-        below.copy_from_slice(newcomer.a(read)?);
+        let (above, below) = right.split_at_mut(slot.a().len());
+        slot.a().read(above, halves)?;
+        newcomer.a().read(below, halves)?;
         let mut offset = 0;
-        for side in [slot, newcomer] {
-            let rank = side.module.rank;
+        for factor in [slot.b(), newcomer.b()] {
+            values.resize(factor.len(), 0.0);
+            factor.read(values, halves)?;
             for (row, values) in left
                 .chunks_exact_mut(m)
-                .zip(side.b(read)?.chunks_exact(rank))
+                .zip(values.chunks_exact(factor.row))
             {
-                row[offset..offset + rank].copy_from_slice(values);
+                row[offset..offset + factor.row].copy_from_slice(values);
             }
-            offset += rank;
+            offset += factor.row;
         }
         Ok(())
     }
