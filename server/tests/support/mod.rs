@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `daemon` | the process: start, stop, kill, restart, its log |
 //! | `calls` | register, push, wait, and what a refusal carries |
+//! | `command` | the real `kmerge`, run as a user runs it |
 //! | `adapters` | golden and demo adapters, and small ones made here |
 //! | `tensors` | exports read back and compared |
 //!
@@ -18,6 +19,7 @@
 
 pub(crate) mod adapters;
 pub(crate) mod calls;
+pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod tensors;
 
