@@ -13,7 +13,10 @@ const PROTOS: &[&str] = &[
     "kmerge/v1/admin.proto",
 ];
 
-#[expect(clippy::disallowed_methods, reason = "a build script writes to OUT_DIR")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a build script writes to OUT_DIR"
+)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for proto in PROTOS {
         println!("cargo::rerun-if-changed={proto}");

@@ -6,8 +6,14 @@
 
 #![allow(missing_docs, unreachable_pub)]
 #![expect(clippy::print_stdout, reason = "a bench prints its results")]
-#![expect(clippy::cast_precision_loss, reason = "measured numbers are far below 2^52")]
-#![expect(clippy::disallowed_methods, reason = "a bench makes and reads files of its own")]
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "measured numbers are far below 2^52"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a bench makes and reads files of its own"
+)]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run should stop")]
 
 mod latency;
