@@ -5,8 +5,8 @@
 //! [`rayon::ThreadPool::install`]. Deterministic: the same input gives the same bytes, whatever the
 //! number of threads. Working memory is a few modules, never a whole adapter.
 //!
-//! The way of a newcomer: [`decode`] reads its configuration and header, [`check_values`] its
-//! values, [`plan`] decides its slot, [`execute`] writes the slot's next generation,
+//! The way of a newcomer: [`decode()`] reads its configuration and header, [`check_values`] its
+//! values, [`plan()`] decides its slot, [`execute()`] writes the slot's next generation,
 //! [`export_config`] makes that file a PEFT adapter.
 //!
 //! `DESIGN.md` in the crate has notation, formulas with their sources, and invariants.

@@ -1,7 +1,7 @@
 //! How alike two adapters are: the mean over their common modules of the cosine of their updates.
 //!
 //! cos = ⟨D₁, D₂⟩ / (‖D₁‖ ‖D₂‖) with D = B·A, scaling left out, by the Gram identity (see
-//! [`gram`](crate::gram)). A zero update counts as 0 for its module; adapters without a common
+//! [`gram`]). A zero update counts as 0 for its module; adapters without a common
 //! module have similarity 0. Norms of stored slots are rounded to f32 wherever they come from, so
 //! that a remembered norm and a measured one give the same bits.
 

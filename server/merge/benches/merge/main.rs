@@ -10,7 +10,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kmerge_merge::{Operator, SlotDtype};
-use workload::{GemmScratch, Memory, Workload, gemm_round};
+use workload::{GemmScratch, Memory, Workload, gemm_round, search_flop};
 
 fn yardsticks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("yardsticks");
@@ -46,6 +46,8 @@ fn search(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("search");
     for slots in [1, 2, 4, 8] {
         let workload = Workload::new(slots, SlotDtype::F32);
+        let flop = search_flop(workload.slots.len());
+        group.throughput(Throughput::Elements(u64::try_from(flop).expect("64 bits")));
         group.bench_function(BenchmarkId::new("gram", slots), |bencher| {
             bencher.iter(|| black_box(workload.search(Operator::KMergeLinear)));
         });

@@ -13,7 +13,7 @@ use kmerge_merge::{
 use rayon::prelude::*;
 
 /// Rank of every adapter.
-pub(crate) const RANK: usize = 32;
+const RANK: usize = 32;
 const LAYERS: usize = 16;
 /// Name, rows and columns of each module of a layer.
 const MODULES: [(&str, usize, usize); 4] = [
@@ -46,12 +46,12 @@ pub(crate) struct Workload {
 
 /// Floating-point operations of the Gram products of one arrival: K inner products and the
 /// newcomer's norm, each 2·r²·(out + in) a module.
-pub(crate) fn search_flop(slots: u32) -> f64 {
+pub(crate) fn search_flop(slots: usize) -> usize {
     let widths: usize = MODULES
         .iter()
         .map(|(_, rows, columns)| rows + columns)
         .sum();
-    count(2 * RANK * RANK * widths * LAYERS) * (f64::from(slots) + 1.0)
+    2 * RANK * RANK * widths * LAYERS * (slots + 1)
 }
 
 impl Workload {

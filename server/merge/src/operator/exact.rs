@@ -20,8 +20,8 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use super::{ReadScratch, Side, Target, narrow};
-use crate::MergeError;
 use crate::linalg::semidefinite_cholesky;
+use crate::{Dtype, MergeError};
 
 /// Columns or rows of a stack that are widened to f64 at a time.
 const TILE: usize = 512;
@@ -56,73 +56,125 @@ pub(crate) fn merge(
     scratch: &mut ExactScratch,
     out: &mut [f32],
 ) -> Result<Energy, MergeError> {
-    let ranks = [slot.module.rank, newcomer.module.rank];
-    let m = ranks[0] + ranks[1];
     scratch.stack(slot, newcomer, target)?;
     let ExactScratch {
         left, right, tile, ..
     } = scratch;
-
+    let ranks = [slot.module.rank, newcomer.module.rank];
+    let m = ranks[0] + ranks[1];
     // Weights go into the small matrices, where they are exact, not into the factors.
-    let coefficients = [
+    let weights = [
         (1.0 - weight).sqrt(),
         (weight * newcomer.module.scaling).sqrt(),
     ];
-    let coefficient = |index: usize| coefficients[usize::from(index >= ranks[0])];
-    let weigh = |gram: Mat<f64>| {
-        Mat::from_fn(m, m, |row, column| {
-            gram[(row.max(column), row.min(column))] * coefficient(row) * coefficient(column)
-        })
-    };
-    let gram_left = weigh(gram_of_columns(left, m, tile));
-    let gram_right = weigh(gram_of_rows(right, m, tile));
-
-    let c = semidefinite_cholesky(&gram_right);
-    let left_c = &gram_left * &c;
-    let core = c.transpose() * &left_c;
-    let all = (0..core.nrows())
-        .map(|index| core[(index, index)].max(0.0))
-        .sum();
-    let decomposition =
-        core.self_adjoint_eigen(faer::Side::Lower)
-            .map_err(|_| MergeError::Decomposition {
-                module: slot.module.path.clone(),
-            })?;
-    let vectors = decomposition.U();
-    let values = decomposition.S().column_vector();
-
-    // Eigenvalues ascend; the strongest directions come last.
-    let size = core.nrows();
-    let negligible = NEGLIGIBLE * gram_left.norm_l2() * gram_right.norm_l2();
-    let kept_values: Vec<(usize, f64)> = (0..size)
-        .rev()
-        .take(target.rank)
-        .map(|index| (index, values[index]))
-        .take_while(|&(_, value)| value > negligible)
+    let weights: Vec<f64> = (0..m)
+        .map(|index| weights[usize::from(index >= ranks[0])])
         .collect();
-    let kept = kept_values.iter().map(|&(_, value)| value).sum();
+    let gram_left = weigh(gram_of_columns(left, m, tile), &weights);
+    let gram_right = weigh(gram_of_rows(right, m, tile), &weights);
+    let size = gram_left.norm_l2() * gram_right.norm_l2();
+    let module = &slot.module.path;
+    if !size.is_finite() {
+        return Err(MergeError::NotFinite {
+            module: module.clone(),
+            dtype: Dtype::F32,
+        });
+    }
+    let core =
+        Core::new(&gram_left, &gram_right, target.rank, size * NEGLIGIBLE).ok_or_else(|| {
+            MergeError::Decomposition {
+                module: module.clone(),
+            }
+        })?;
 
-    // C·Y and G_L·C·Y for the kept directions, then the powers of σ = √value.
-    let y = Mat::from_fn(size, kept_values.len(), |row, column| {
-        vectors[(row, kept_values[column].0)]
-    });
-    let c_y = &c * &y;
-    let left_c_y = &left_c * &y;
     let rank = target.rank;
     let mut to_b = vec![0.0; m * rank];
     let mut to_a = vec![0.0; rank * m];
-    for (column, &(_, value)) in kept_values.iter().enumerate() {
+    for (column, &value) in core.values.iter().enumerate() {
+        // Powers of σ = √value.
         let (root, cubed_root) = (value.powf(-0.25), value.powf(-0.75));
-        for row in 0..m {
-            to_b[row * rank + column] = narrow(c_y[(row, column)] * root * coefficient(row));
-            to_a[column * m + row] =
-                narrow(left_c_y[(row, column)] * cubed_root * coefficient(row));
+        for (row, weight) in weights.iter().enumerate() {
+            to_b[row * rank + column] = narrow(core.c_y[(row, column)] * root * weight);
+            to_a[column * m + row] = narrow(core.left_c_y[(row, column)] * cubed_root * weight);
         }
     }
     let (a, b) = out.split_at_mut(target.a_len());
     product(&to_a, right, [rank, m, target.in_features], a);
     product(left, &to_b, [target.out_features, m, rank], b);
-    Ok(Energy { kept, all })
+    Ok(Energy {
+        kept: core.values.iter().sum(),
+        all: core.all,
+    })
+}
+
+/// The strongest directions of Cᵀ·G_L·C.
+struct Core {
+    /// Squared singular values that are kept, in descending order.
+    values: Vec<f64>,
+    /// Sum of all squared singular values.
+    all: f64,
+    /// C·Y.
+    c_y: Mat<f64>,
+    /// G_L·C·Y.
+    left_c_y: Mat<f64>,
+}
+
+impl Core {
+    /// At most `rank` directions, none at or below `negligible`; `None` when the eigenvalue
+    /// iteration does not converge.
+    fn new(
+        gram_left: &Mat<f64>,
+        gram_right: &Mat<f64>,
+        rank: usize,
+        negligible: f64,
+    ) -> Option<Self> {
+        let c = semidefinite_cholesky(gram_right);
+        if c.ncols() == 0 {
+            let nothing = Mat::zeros(gram_left.nrows(), 0);
+            return Some(Self {
+                values: Vec::new(),
+                all: 0.0,
+                c_y: nothing.clone(),
+                left_c_y: nothing,
+            });
+        }
+        let left_c = gram_left * &c;
+        let core = c.transpose() * &left_c;
+        let all = (0..core.nrows())
+            .map(|index| core[(index, index)].max(0.0))
+            .sum();
+        let decomposition = core.self_adjoint_eigen(faer::Side::Lower).ok()?;
+        let eigenvalues = decomposition.S().column_vector();
+        // They ascend; the strongest directions come last.
+        let last = core.nrows();
+        let values: Vec<f64> = (0..last)
+            .rev()
+            .take(rank)
+            .map(|index| eigenvalues[index])
+            .take_while(|&value| value > negligible)
+            .collect();
+        let y = Mat::from_fn(last, values.len(), |row, column| {
+            decomposition.U()[(row, last - 1 - column)]
+        });
+        Some(Self {
+            all,
+            c_y: &c * &y,
+            left_c_y: &left_c * &y,
+            values,
+        })
+    }
+}
+
+/// Weights both sides of a Gram matrix of which the lower triangle is given, and fills the upper.
+fn weigh(mut gram: Mat<f64>, weights: &[f64]) -> Mat<f64> {
+    for (column, right) in weights.iter().enumerate() {
+        for (row, left) in weights.iter().enumerate().skip(column) {
+            let weighed = gram[(row, column)] * left * right;
+            gram[(row, column)] = weighed;
+            gram[(column, row)] = weighed;
+        }
+    }
+    gram
 }
 
 impl ExactScratch {

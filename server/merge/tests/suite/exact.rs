@@ -248,3 +248,48 @@ fn singular_stacks_are_ordinary_input() {
         );
     }
 }
+
+#[test]
+fn modules_without_an_effect_stay_without_one() {
+    let paths = ["0.self_attn.q_proj", "1.self_attn.q_proj"];
+    let side = |seed| {
+        let mut modules = paths.map(|path| Module::random(path, [12, 12], 3, seed));
+        modules[0].a.fill(0.0);
+        adapter(&modules, 3.0, Dtype::F32)
+    };
+    let (store, _) = merge(&[side(1), side(2)]);
+    let found = updates(store.slots[&0].view());
+    assert_eq!(found["model.layers.0.self_attn.q_proj"].norm_max(), 0.0);
+    assert!(found["model.layers.1.self_attn.q_proj"].norm_max() > 0.1);
+}
+
+#[test]
+fn values_that_are_not_finite_are_never_averaged_away() {
+    for operator in [Operator::Exact, Operator::KMergeLinear] {
+        let mut broken = Module::random("0.self_attn.q_proj", [12, 12], 3, 2);
+        broken.a[7] = f32::NAN;
+        let policy = policy(1, AssignmentRule::KMerge, operator);
+        let plain = [Module::random("0.self_attn.q_proj", [12, 12], 3, 1)];
+        let mut store = Store::default();
+        store
+            .arrive(&policy, &adapter(&plain, 3.0, Dtype::F32))
+            .unwrap();
+        let newcomer = adapter(&[broken], 3.0, Dtype::F32);
+        assert_eq!(
+            store.arrive(&policy, &newcomer).unwrap_err().reason(),
+            "MERGE_NOT_FINITE"
+        );
+        // The search finds it first; a plan that came from elsewhere must not hide it either.
+        let made = kmerge_merge::plan(
+            &policy,
+            &store.views(),
+            adapter(&plain, 3.0, Dtype::F32).view(),
+            &|_| (),
+        )
+        .unwrap();
+        let views = store.views();
+        let refused =
+            kmerge_merge::execute(&made, &views, newcomer.view(), &mut Vec::new(), &|_| ());
+        assert_eq!(refused.unwrap_err().reason(), "MERGE_NOT_FINITE");
+    }
+}
