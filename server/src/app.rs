@@ -103,7 +103,8 @@ impl App {
             owner: owner.clone(),
             view: view.clone(),
             norms,
-            pool: workers::math_pool("check", config.workers.threads)?,
+            // Someone waits for these, so they keep their priority.
+            pool: workers::math_pool("check", config.workers.threads, || {})?,
             limits: config.uploads,
             min_free_bytes: config.state.min_free_bytes,
             tracker: tracker.clone(),

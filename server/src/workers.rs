@@ -59,7 +59,7 @@ impl Workers {
     /// # Errors
     /// If the system has no threads to give.
     pub fn start(limits: config::Workers, parts: WorkerParts) -> anyhow::Result<Self> {
-        let pool = Arc::new(math_pool("merge", limits.threads)?);
+        let pool = Arc::new(math_pool("merge", limits.threads, lower_priority)?);
         let signal = Arc::clone(&parts.signal);
         let threads = (0..limits.jobs)
             .map(|index| {
@@ -92,15 +92,19 @@ impl Workers {
     }
 }
 
-/// A bounded pool for mathematics, below everything else in priority.
+/// A bounded pool for mathematics. Each of its threads begins with `prepare`.
 ///
 /// # Errors
 /// If the system has no threads to give.
-pub fn math_pool(name: &'static str, threads: usize) -> anyhow::Result<rayon::ThreadPool> {
+pub fn math_pool(
+    name: &'static str,
+    threads: usize,
+    prepare: fn(),
+) -> anyhow::Result<rayon::ThreadPool> {
     Ok(rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(move |index| format!("{name}-{index}"))
-        .start_handler(|_| lower_priority())
+        .start_handler(move |_| prepare())
         .build()?)
 }
 

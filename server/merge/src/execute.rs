@@ -22,7 +22,7 @@ use crate::{
 const BATCH: usize = 4;
 /// Bytes of one batch, for each thread, beyond which no further module is taken into it: large
 /// modules are even enough by themselves, and two batches are held.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 2 << 20;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq)]
