@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use kmerge_storage::{
     BaseModelName, BaseModelState, Catalog, Digest, ExportedFile, Generation, GenerationRecord,
-    JobId, JobRecord, JobState, Reader, Revision, SlotIndex, SlotState, TaskName, TaskRecord,
+    JobId, JobRecord, JobState, ReadError, Reader, Revision, SlotIndex, SlotState, TaskName,
+    TaskRecord,
 };
 use tokio::sync::watch;
 
@@ -330,7 +331,7 @@ impl Serving {
         // A newer generation may have replaced the one that was current a moment ago, and its
         // grace may be zero. One more look at the newer view settles that.
         match opened {
-            Err(ServerError::Read(_)) if generation.is_none() => {
+            Err(ServerError::Read(_) | ServerError::Export(_)) if generation.is_none() => {
                 self.try_open_export(base_model, slot, None)
             }
             opened => opened,
@@ -345,22 +346,39 @@ impl Serving {
     ) -> Result<(GenerationRecord, Vec<ExportedFile>), ServerError> {
         let base_model = self.base_model(base_model)?;
         let state = slot_of(&base_model, slot)?;
-        let record =
-            match generation {
-                None => state.current(),
-                Some(wanted) => state.generations.get(&wanted).ok_or_else(|| {
-                    ServerError::UnknownGeneration {
-                        base_model: base_model.record.name.clone(),
-                        slot,
-                        generation: wanted,
-                        current: state.current().generation,
-                    }
-                })?,
-            };
+        let current = state.current();
+        let unknown = |wanted| ServerError::UnknownGeneration {
+            base_model: base_model.record.name.clone(),
+            slot,
+            generation: wanted,
+            current: current.generation,
+        };
+        let record = match generation {
+            None => current,
+            Some(wanted) => state
+                .generations
+                .get(&wanted)
+                .ok_or_else(|| unknown(wanted))?,
+        };
+        match self.open_files(&base_model, record) {
+            Ok(files) => Ok((record.clone(), files)),
+            // A superseded generation without files has come to the end of its grace just now.
+            Err(ServerError::Read(
+                ReadError::TensorMissing { .. } | ReadError::ExportMissing { .. },
+            )) if record.generation != current.generation => Err(unknown(record.generation)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_files(
+        &self,
+        base_model: &BaseModelState,
+        record: &GenerationRecord,
+    ) -> Result<Vec<ExportedFile>, ServerError> {
         if !self.reader.has_export(record, PEFT) {
             exports::publish(&self.reader, &base_model.record, record)?;
         }
-        Ok((record.clone(), self.reader.open_export(record, PEFT)?))
+        Ok(self.reader.open_export(record, PEFT)?)
     }
 }
 
