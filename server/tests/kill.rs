@@ -24,6 +24,7 @@ use kmerge_storage::failpoint;
 use oracle::Oracle;
 use support::adapters::{Files, Tensors, small};
 use support::calls::policy;
+use support::daemon::PATIENCE;
 use support::{Daemon, Setup};
 
 /// Each point and the hits at which the daemon is killed, one run after the other on one state
@@ -72,6 +73,9 @@ const MERGES: &[(&str, &[u32])] = &[
 const COUNTER: &[(&str, &[u32])] = &[("counter.reserved", &[2])];
 
 const ALL: [&[(&str, &[u32])]; 4] = [FILES, UPLOADS, MERGES, COUNTER];
+
+/// Met only by a database of several MiB, which no short run makes. Storage's own tests kill there.
+const OF_LARGE_STATES: &str = "compact.";
 
 /// A state directory, what was promised about it, and the runs so far.
 struct Campaign {
@@ -141,7 +145,10 @@ impl Campaign {
         self.daemon.launch();
         self.daemon.ready().await;
         let client = self.daemon.client().await;
-        self.oracle.send_again(&client).await;
+        // A job that is never taken up again must not hold the test up for ever.
+        tokio::time::timeout(PATIENCE, self.oracle.send_again(&client))
+            .await
+            .expect("every job ends");
         self.oracle.check_served(&client).await;
         self.daemon.stop().await;
         self.oracle.check_disk(&self.daemon.state());
@@ -241,7 +248,10 @@ fn every_named_point_has_its_kills() {
         .flat_map(|part| part.iter())
         .map(|(n, _)| *n)
         .collect();
-    assert_eq!(points, failpoint::NAMES.iter().copied().collect());
+    let named = failpoint::NAMES
+        .iter()
+        .filter(|name| !name.starts_with(OF_LARGE_STATES));
+    assert_eq!(points, named.copied().collect());
     let kills: usize = ALL
         .iter()
         .flat_map(|part| part.iter())
