@@ -52,9 +52,12 @@ fn search(criterion: &mut Criterion) {
             bencher.iter(|| black_box(workload.search(Operator::KMergeLinear)));
         });
     }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("search, the dense way");
     group.sample_size(10);
     let workload = Workload::new(8, SlotDtype::F32);
-    group.bench_function("dense, one module of 64, 8 slots", |bencher| {
+    group.bench_function("one module of 64, 8 slots", |bencher| {
         bencher.iter(|| black_box(workload.dense_module()));
     });
     group.finish();
