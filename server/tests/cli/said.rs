@@ -102,6 +102,7 @@ async fn every_command_says_what_it_did() {
         &["push", &daemon.room().display().to_string(), "--task", "x"],
     );
     both(&cli, "usage", &["push"]);
+    daemon.assert_quiet(&[]);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(crate) fn mlp_adapter() -> Files {
 
 #[tokio::test]
 async fn a_dry_run_changes_nothing_and_tells_what_will_be() {
-    let (_daemon, cli) = furnished().await;
+    let (daemon, cli) = furnished().await;
     push(&cli, &["a0", "a1"]);
     let before = cli.json(&["status"])["revision"].clone();
     let dry = cli.json(&["push", &golden("a2"), "--task", "a2", "--dry-run"]);
@@ -44,11 +44,12 @@ async fn a_dry_run_changes_nothing_and_tells_what_will_be() {
         assert_eq!(dry["decision"][field], job["decision"][field], "{field}");
     }
     assert_ne!(cli.json(&["status"])["revision"], before);
+    daemon.assert_quiet(&[]);
 }
 
 #[tokio::test]
 async fn pushing_again_gives_the_same_job() {
-    let (_daemon, cli) = furnished().await;
+    let (daemon, cli) = furnished().await;
     let first = cli.json(&["push", &golden("a0"), "--task", "a0", "--request-id", "r1"]);
     assert_eq!(first["request_id"], "r1");
     for more in [
@@ -60,11 +61,12 @@ async fn pushing_again_gives_the_same_job() {
         let again = cli.json(&[&arguments[..], &more].concat());
         assert_eq!(again["id"], first["id"], "{more:?}");
     }
+    daemon.assert_quiet(&[]);
 }
 
 #[tokio::test]
 async fn a_watch_gives_what_is_and_what_comes() {
-    let (_daemon, cli) = furnished().await;
+    let (daemon, cli) = furnished().await;
     push(&cli, &["a0"]);
     let mut all = cli.follow(&["watch", "--json"]);
     let first = all.json();
@@ -97,6 +99,7 @@ async fn a_watch_gives_what_is_and_what_comes() {
             "{line}"
         );
     }
+    daemon.assert_quiet(&[]);
 }
 
 #[tokio::test]
@@ -150,12 +153,13 @@ async fn what_is_resolved_and_pulled_is_the_adapter() {
             .all(|name| !name.to_string_lossy().contains("tmp")),
         "{left:?}"
     );
+    daemon.assert_quiet(&[]);
 }
 
 #[tokio::test]
 async fn a_queued_job_can_be_taken_back() {
     // Each merge takes a while before its commit, so that the second job waits.
-    let setup = Setup::default().env("KMERGE_FAILPOINT", "tensor.data_durable=sleep@1:2000");
+    let setup = Setup::default().env("KMERGE_FAILPOINT", "tensor.data_durable=sleep@1:3000");
     let (mut daemon, cli) = furnish(setup).await;
     cli.done(&["push", &golden("a0"), "--task", "a0"]);
     cli.done(&["push", &golden("a1"), "--task", "a1"]);
@@ -173,7 +177,7 @@ async fn a_queued_job_can_be_taken_back() {
 
 #[tokio::test]
 async fn a_watched_job_ends_in_json_lines() {
-    let (_daemon, cli) = furnished().await;
+    let (daemon, cli) = furnished().await;
     let id = cli.json(&["push", &golden("a0"), "--task", "a0"])["id"].to_string();
     let ran = cli.done(&["job", &id, "--watch", "--json"]);
     let lines: Vec<Value> = ran
@@ -192,6 +196,7 @@ async fn a_watched_job_ends_in_json_lines() {
         (&json!("done"), &json!(100))
     );
     assert_eq!(last["base_model"], BASE);
+    daemon.assert_quiet(&[]);
 }
 
 #[test]

@@ -103,6 +103,8 @@ async fn a_result_over_the_budget_fails_its_job_and_changes_nothing() {
     let again = push(&client, "elsewhere", &elsewhere(7).adapter()).await;
     assert_ne!(again.id, job.id);
     assert_eq!(ended(&client, again.id).await.state(), v1::JobState::Failed);
+    // The log has each failure, and nothing else that is loud.
+    daemon.assert_quiet(&["workers: failed"]);
     let before = Picture::take(&client).await;
     daemon.restart().await;
     assert_eq!(Picture::take(&daemon.client().await).await, before);
