@@ -419,3 +419,18 @@ fn a_database_that_has_grown_is_written_again_and_holds_the_same() {
         expected
     );
 }
+
+#[test]
+fn each_capability_can_be_where_it_is_needed() {
+    fn moves<T: Send + 'static>() {}
+    fn is_shared<T: Clone + Send + Sync + 'static>() {}
+    moves::<crate::Committer>();
+    moves::<crate::StagingWriter>();
+    moves::<crate::Staged>();
+    moves::<crate::TensorWriter>();
+    moves::<crate::StoredTensor>();
+    is_shared::<crate::Ingest>();
+    is_shared::<crate::Reader>();
+    is_shared::<crate::TensorFile>();
+    is_shared::<Arc<Catalog>>();
+}
