@@ -21,8 +21,8 @@ use v1::job_service_client::JobServiceClient;
 /// Holds every merge up before its tensors get their name, for longer than any test lasts.
 const HELD: &str = "tensor.data_durable=sleep@1:600000";
 
-/// Holds every merge up there for a moment.
-const SLOWED: &str = "tensor.data_durable=sleep@1:300";
+/// Holds every merge up there for a moment, long enough for a watch to begin on a busy machine.
+const SLOWED: &str = "tensor.data_durable=sleep@1:1000";
 
 /// A daemon whose merges meet `plan`, with the base models `tiny` and `other` of two slots each.
 async fn started(plan: &str) -> (Daemon, Client) {

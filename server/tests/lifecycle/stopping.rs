@@ -95,7 +95,7 @@ async fn a_half_upload_is_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_job_may_end() {
     let mut daemon = Setup::default()
-        .env("KMERGE_FAILPOINT", "tensor.data_durable=sleep@1:500")
+        .env("KMERGE_FAILPOINT", "tensor.data_durable=sleep@1:1500")
         .start()
         .await;
     let client = daemon.client().await;
