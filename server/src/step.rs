@@ -177,7 +177,7 @@ pub fn decide(
 }
 
 /// Carries out one job: reads its staged files and the slots of its base model, writes the new
-/// tensor file, and returns what is to be committed.
+/// tensor file, and returns what is to be committed. The mathematics runs on `pool`.
 ///
 /// # Errors
 /// If the staged files or a slot cannot be read or are damaged, the result cannot be represented,
@@ -187,6 +187,7 @@ pub fn run(
     catalog: &Catalog,
     reader: &Reader,
     cache: &NormCache,
+    pool: &rayon::ThreadPool,
     report: Report<'_>,
 ) -> Result<Commit, ServerError> {
     let base_model = catalog
@@ -205,7 +206,10 @@ pub fn run(
         },
     };
     let mut writer = reader.new_tensor()?;
-    let merged = merge(arrival, reader, cache, &mut FileSink(&mut writer), report)?;
+    // Only the mathematics takes the pool's threads; waiting for the disk would hold them from
+    // the other base models.
+    let merged =
+        pool.install(|| merge(arrival, reader, cache, &mut FileSink(&mut writer), report))?;
     report(Stage::Commit, 0.0);
     let tensor = writer.finish()?;
     let decision = DecisionFacts::new(&merged.plan, &merged.outcome);

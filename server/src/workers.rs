@@ -185,7 +185,7 @@ fn compute(
     let catalog = Arc::clone(&parts.view.borrow());
     let report = |stage: Stage, share: f32| parts.progress.report(job.id, stage, share);
     catch_unwind(AssertUnwindSafe(|| {
-        pool.install(|| step::run(job, &catalog, &parts.reader, &parts.norms, &report))
+        step::run(job, &catalog, &parts.reader, &parts.norms, pool, &report)
     }))
     .unwrap_or(Err(ServerError::Panicked))
 }

@@ -98,6 +98,8 @@ const ARROWS: &[(&str, Kind, &str)] = &[
     // Tests talk to the real daemon through the real client, and kill it at storage's named points.
     ("kmerge-server", Kind::Dev, "kmerge-client"),
     ("kmerge-server", Kind::Dev, "kmerge-storage"),
+    // Its own tests are killed there too: the one way to turn a feature on for them alone.
+    ("kmerge-storage", Kind::Dev, "kmerge-storage"),
 ];
 
 /// What must not stand behind a member, by the first word of its name, and why.
