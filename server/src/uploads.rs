@@ -287,9 +287,9 @@ impl Upload {
         let (writer, _token) = writer.await.map_err(|_| ServerError::Panicked)??;
         let checker = uploads.clone();
         let (staged, checked) = tokio::task::spawn_blocking(move || {
-            let staged = writer.finish()?;
-            let checked = checker.check(&staged, announced.validate_only)?;
-            Ok::<_, ServerError>((staged, checked))
+            let check = |staged: &Staged| checker.check(staged, announced.validate_only);
+            let (staged, checked) = writer.finish_beside(check)?;
+            Ok::<_, ServerError>((staged, checked?))
         })
         .await
         .map_err(|_| ServerError::Panicked)??;

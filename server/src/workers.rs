@@ -192,9 +192,16 @@ fn compute(
 
 /// Records a failure. False if that was not possible.
 fn fail(parts: &WorkerParts, job: &JobRecord, error: &ServerError) -> bool {
-    tracing::error!(error = error as &dyn std::error::Error, "failed");
+    let code = status::code(error);
+    let cause = error as &dyn std::error::Error;
+    // Only what is not the adapter's fault needs someone to look.
+    if matches!(code, tonic::Code::Internal | tonic::Code::DataLoss) {
+        tracing::error!(error = cause, "failed");
+    } else {
+        tracing::warn!(error = cause, "failed");
+    }
     let failure = JobFailure {
-        code: i32::from(status::code(error)),
+        code: i32::from(code),
         reason: status::reason(error).to_owned(),
         message: status::message(error),
     };

@@ -4,11 +4,12 @@
 //! upload a job it does not exist, and whoever drops it on the way leaves nothing; what is
 //! [`Staged`] has the length and the SHA-256 that were declared, and is durable.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::digest::Digest;
 use crate::durable;
-use crate::error::IngestError;
+use crate::error::{FileError, IngestError};
 use crate::failpoint;
 use crate::ids::{BaseModelName, TaskName, check_name};
 use crate::records::UploadFacts;
@@ -137,6 +138,42 @@ impl StagingWriter {
     /// # Errors
     /// If the bytes are not those declared, or the disk refuses.
     pub fn finish(self) -> Result<Staged, IngestError> {
+        let staged = self.whole()?;
+        staged.make_durable()?;
+        Ok(staged)
+    }
+
+    /// Ends the upload as [`StagingWriter::finish`] does, and looks at it with `work` while the
+    /// disk takes the data: an upload is read once more before it is a job, and need not wait.
+    ///
+    /// # Errors
+    /// As [`StagingWriter::finish`]. `work` has run even if the disk refuses.
+    pub fn finish_beside<T>(
+        self,
+        work: impl FnOnce(&Staged) -> T,
+    ) -> Result<(Staged, T), IngestError> {
+        let staged = self.whole()?;
+        let (done, durable) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("staging-sync".to_owned());
+            match thread.spawn_scoped(scope, || staged.make_durable()) {
+                Ok(syncing) => {
+                    let done = work(&staged);
+                    let durable = syncing.join();
+                    (
+                        done,
+                        durable.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    )
+                }
+                // Without a thread to spare, one after the other is as good.
+                Err(_) => (work(&staged), staged.make_durable()),
+            }
+        });
+        durable?;
+        Ok((staged, done))
+    }
+
+    /// Checks length and SHA-256.
+    fn whole(self) -> Result<Staged, IngestError> {
         let Self {
             directory,
             tensors,
@@ -155,12 +192,10 @@ impl StagingWriter {
             });
         }
         durable::seal(&file, &path)?;
-        directory.shared().disk.sync(&file, &path)?;
-        failpoint::hit("staging.data_durable");
-        let tensor = TensorFile::new(file, received);
         Ok(Staged {
             directory,
-            tensor,
+            tensor: TensorFile::new(file, received),
+            path,
             request,
         })
     }
@@ -171,10 +206,18 @@ impl StagingWriter {
 pub struct Staged {
     directory: Unfinished,
     tensor: TensorFile,
+    path: PathBuf,
     request: StageRequest,
 }
 
 impl Staged {
+    fn make_durable(&self) -> Result<(), FileError> {
+        let disk = &self.directory.shared().disk;
+        disk.sync(self.tensor.file(), &self.path)?;
+        failpoint::hit("staging.data_durable");
+        Ok(())
+    }
+
     /// The tensor file.
     pub fn tensor(&self) -> &TensorFile {
         &self.tensor

@@ -58,6 +58,11 @@ impl TensorFile {
         self.file.read_exact_at(buffer, offset)
     }
 
+    /// The file itself, for a flush.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// What the system knows of the file.
     pub(crate) fn metadata(&self) -> io::Result<std::fs::Metadata> {
         self.file.metadata()

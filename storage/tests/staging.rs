@@ -56,6 +56,30 @@ fn a_staged_upload_can_be_read_before_and_after_it_is_a_job() {
 }
 
 #[test]
+fn an_upload_can_be_looked_at_while_the_disk_takes_it() {
+    let mut world = World::new();
+    let bytes = vec![7; 300_000];
+    let mut writer = world.open().ingest.stage(request(&bytes)).unwrap();
+    writer.write(&bytes).unwrap();
+    let look = |staged: &kmerge_storage::Staged| {
+        let mut all = vec![0; bytes.len()];
+        staged.tensor().read_exact_at(&mut all, 0).map(|()| all)
+    };
+    let (staged, seen) = writer.finish_beside(look).unwrap();
+    assert_eq!(seen.unwrap(), bytes);
+    let job = world.open().committer.enqueue(staged, at(1)).unwrap().job;
+    assert!(world.open().reader.staged(job.id).is_ok());
+
+    // What is not whole is not looked at.
+    let mut writer = world.open().ingest.stage(request(&[1, 2, 3])).unwrap();
+    writer.write(&[1, 2]).unwrap();
+    let error = writer
+        .finish_beside(|_| panic!("an upload that ended early was looked at"))
+        .unwrap_err();
+    assert!(matches!(error, IngestError::TooShort { received: 2, .. }));
+}
+
+#[test]
 fn too_many_bytes_are_refused_at_once_and_too_few_at_the_end() {
     let mut world = World::new();
     let before = world.files();
