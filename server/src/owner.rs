@@ -1,6 +1,6 @@
 //! The catalog's owner: one thread, the only one that writes the catalog.
 //!
-//! Everyone else sends it a [`Command`] and waits for the answer. After each change the owner
+//! Everyone else sends it a command and waits for the answer. After each change the owner
 //! first makes the exports of new generations, then shows the new catalog to the watchers, then
 //! wakes the workers: nothing is visible that is not durable, and no generation is visible whose
 //! files are not there.

@@ -1,6 +1,6 @@
 //! What kmerge keeps on disk.
 //!
-//! One process per state directory, held by a lock. [`open`] recovers whatever the last run left
+//! One process per state directory, held by a lock. [`open`](open()) recovers whatever the last run left
 //! and gives three capabilities:
 //!
 //! | capability | may | held by |
