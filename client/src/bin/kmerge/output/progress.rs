@@ -10,9 +10,9 @@ use kmerge_client::{UploadEvent, v1};
 use super::Output;
 use super::views;
 
-/// A bar on stderr; nothing where nobody watches.
+/// A bar on stderr; where nobody watches, only what makes an upload wait.
 #[derive(Debug, Clone)]
-pub(crate) struct Bar(ProgressBar);
+pub(crate) struct Bar(ProgressBar, Output);
 
 impl Bar {
     /// A bar for `total` bytes.
@@ -39,7 +39,7 @@ impl Bar {
         };
         let style = ProgressStyle::with_template(template).expect("the template is well formed");
         let bar = ProgressBar::with_draw_target(Some(length), target).with_style(style);
-        Self(bar)
+        Self(bar, *output)
     }
 
     /// Shows an upload's progress.
@@ -48,8 +48,13 @@ impl Bar {
             UploadEvent::Sent { bytes, .. } => self.0.set_position(*bytes),
             UploadEvent::Waiting { wait, error } => {
                 let wait = wait.as_secs_f64();
-                self.0
-                    .println(format!("{error}; trying again in {wait:.1} s"));
+                let text = format!("{error}; trying again in {wait:.1} s");
+                // A hidden bar swallows what it is told, and a silent wait looks like a hang.
+                if self.0.is_hidden() {
+                    self.1.note(&text);
+                } else {
+                    self.0.println(text);
+                }
             }
             _ => {}
         }
