@@ -1,7 +1,9 @@
 //! Registers base models: reads the config.json, settles the policy, and lets the catalog's owner
 //! record both.
 
-use kmerge_merge::{AssignmentRule, BaseModel, Operator, Policy, SlotDtype};
+use kmerge_merge::{
+    AssignmentRule, BaseModel, Operator, Policy, PolicyError, SlotDtype, Weighting,
+};
 use kmerge_storage::{BaseModelName, BaseModelRecord, Registered};
 
 use crate::clock;
@@ -25,6 +27,14 @@ pub struct PolicyWish {
     pub operator: Option<Operator>,
     /// Which type.
     pub dtype: Option<SlotDtype>,
+    /// Which weights.
+    pub weighting: Option<Weighting>,
+    /// For TIES and DARE.
+    pub density: Option<f64>,
+    /// For progressive slots, in bytes; 0 is as many as the first adapter takes.
+    pub slot_bytes: Option<u64>,
+    /// For progressive slots, a retention.
+    pub floor: Option<f64>,
 }
 
 /// A base model to be registered.
@@ -113,13 +123,13 @@ fn settle(
         );
     }
     let assignment = match wish.assignment.unwrap_or(defaults.assignment) {
-        AssignmentRule::KMerge if wish.threshold.is_some() => {
+        AssignmentRule::KMerge | AssignmentRule::Roomiest if wish.threshold.is_some() => {
             return refuse(
                 "policy.threshold",
                 "is for kmerge++ only: leave it out, or ask for kmerge++".into(),
             );
         }
-        AssignmentRule::KMerge => AssignmentRule::KMerge,
+        rule @ (AssignmentRule::KMerge | AssignmentRule::Roomiest) => rule,
         AssignmentRule::KMergePlusPlus { .. } => AssignmentRule::KMergePlusPlus {
             threshold: wish.threshold.unwrap_or(default_threshold),
         },
@@ -127,13 +137,54 @@ fn settle(
     let max_bytes = wish
         .max_bytes
         .map_or(defaults.max_bytes, |bytes| (bytes > 0).then_some(bytes));
-    Ok(Policy {
+    let operator = wish.operator.unwrap_or(defaults.operator);
+    for (field, given) in [
+        ("policy.slot_bytes", wish.slot_bytes.is_some()),
+        ("policy.floor", wish.floor.is_some()),
+    ] {
+        if given && !operator.is_progressive() {
+            return refuse(
+                field,
+                format!("is for the operator progressive only, and this one is {operator}"),
+            );
+        }
+    }
+    let policy = Policy {
         slots,
         max_bytes,
-        assignment,
-        operator: wish.operator.unwrap_or(defaults.operator),
+        // The default rule of progressive slots means nothing for the others.
+        assignment: match assignment {
+            AssignmentRule::Roomiest if wish.assignment.is_none() && !operator.is_progressive() => {
+                AssignmentRule::KMerge
+            }
+            rule => rule,
+        },
+        operator,
         dtype: wish.dtype.unwrap_or(defaults.dtype),
-    })
+        weighting: wish.weighting.unwrap_or(defaults.weighting),
+        density: wish.density.unwrap_or(defaults.density),
+        slot_bytes: wish
+            .slot_bytes
+            .map_or(defaults.slot_bytes, |bytes| (bytes > 0).then_some(bytes)),
+        floor: wish.floor.unwrap_or(defaults.floor),
+    };
+    policy.check().map_err(|error| ServerError::Field {
+        field: policy_field(&error),
+        problem: format!("cannot be used: {error}"),
+    })?;
+    Ok(policy)
+}
+
+/// The field that a policy is wrong in.
+fn policy_field(error: &PolicyError) -> &'static str {
+    match error {
+        PolicyError::NoSlots => "policy.slots",
+        PolicyError::Threshold { .. } => "policy.threshold",
+        PolicyError::Density { .. } => "policy.density",
+        PolicyError::Floor { .. } => "policy.floor",
+        PolicyError::RoomiestWithout { .. } => "policy.assignment",
+        PolicyError::UnknownWord { .. } => "policy",
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +198,7 @@ mod tests {
             assignment: AssignmentRule::KMerge,
             operator: Operator::KMergeLinear,
             dtype: SlotDtype::Widest,
+            ..Policy::default()
         }
     }
 

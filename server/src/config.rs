@@ -275,6 +275,7 @@ fn merge(keys: &mut Keys, threshold: f64) -> Policy {
             &[
                 ("kmerge", AssignmentRule::KMerge),
                 ("kmerge++", AssignmentRule::KMergePlusPlus { threshold }),
+                ("roomiest", AssignmentRule::Roomiest),
             ],
         ),
         operator: keys.word(
@@ -283,6 +284,7 @@ fn merge(keys: &mut Keys, threshold: f64) -> Policy {
                 ("kmerge-linear", Operator::KMergeLinear),
                 ("linear", Operator::Linear),
                 ("exact", Operator::Exact),
+                ("progressive", Operator::Progressive),
             ],
         ),
         dtype: keys.word(
@@ -294,6 +296,7 @@ fn merge(keys: &mut Keys, threshold: f64) -> Policy {
                 ("bf16", SlotDtype::Bf16),
             ],
         ),
+        ..Policy::default()
     }
 }
 

@@ -58,10 +58,10 @@ pub(crate) fn decide(
     let taken = similarities.len();
     let most_similar = most_similar(nearest, highest, similarities);
     match (rule, room) {
-        (AssignmentRule::KMerge, Room::Free(slot)) => Decision {
+        (AssignmentRule::KMerge | AssignmentRule::Roomiest, Room::Free(slot)) => Decision {
             choice: Choice::Open(slot),
             reason: format!(
-                "{taken} of {limit} slots were in use and kmerge fills all of them first, so slot {slot} was opened"
+                "{taken} of {limit} slots were in use and {rule} fills all of them first, so slot {slot} was opened"
             ),
         },
         (AssignmentRule::KMergePlusPlus { threshold }, Room::Free(slot)) if highest < threshold => {

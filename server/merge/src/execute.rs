@@ -259,7 +259,11 @@ impl<'a> Merge<'a> {
                 Some(exact::merge(slot, newcomer, weight, target, exact, values)?)
             }
             // One side alone is already of the target's rank, whatever the operator.
-            (Operator::Exact | Operator::KMergeLinear | Operator::Linear, _, _) => {
+            (
+                Operator::Exact | Operator::KMergeLinear | Operator::Linear | Operator::Progressive,
+                _,
+                _,
+            ) => {
                 linear::combine(slot, newcomer, weight, target, read, values)?;
                 None
             }

@@ -12,6 +12,7 @@ use crate::modules::align;
 use crate::similarity::{Search, search};
 use crate::{
     AdapterLayout, AdapterView, Dtype, MergeError, ModuleNorms, Operator, Policy, SlotDtype,
+    Weighting,
 };
 
 /// Told how far the work is, from 0 to 1, after each module and by the thread that finished it.
@@ -91,6 +92,9 @@ pub fn plan(
     if policy.slots == 0 {
         return Err(MergeError::NoSlots);
     }
+    if policy.operator.is_progressive() {
+        return Err(MergeError::NotAnAverage);
+    }
     let mut slots = slots.to_vec();
     slots.sort_by_key(|view| view.slot);
     if let Some(pair) = slots.windows(2).find(|pair| pair[0].slot == pair[1].slot) {
@@ -137,7 +141,7 @@ pub fn plan(
         generation: view.map_or(1, |view| view.generation + 1),
         similarities,
         reason: decision.reason,
-        newcomer_weight: view.map_or(1.0, |view| weight(policy.operator, view.members)),
+        newcomer_weight: view.map_or(1.0, |view| weight(policy, view.members)),
         operator: policy.operator,
         rank: form.layout.rank(),
         dtype: form.layout.dtype(),
@@ -199,9 +203,12 @@ fn within_budget(policy: &Policy, needed: u64) -> Result<(), MergeError> {
 }
 
 /// The newcomer's share in a slot of `members`.
-fn weight(operator: Operator, members: u32) -> f64 {
-    match operator {
-        Operator::KMergeLinear | Operator::Exact => 1.0 / (f64::from(members) + 1.0),
-        Operator::Linear => 0.5,
+fn weight(policy: &Policy, members: u32) -> f64 {
+    let running = 1.0 / (f64::from(members) + 1.0);
+    match (policy.operator, policy.weighting) {
+        (Operator::Linear, _) | (_, Weighting::Released) => 0.5,
+        (Operator::KMergeLinear | Operator::Exact | Operator::Progressive, Weighting::Running) => {
+            running
+        }
     }
 }

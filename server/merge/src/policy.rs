@@ -24,6 +24,33 @@ pub struct Policy {
     pub operator: Operator,
     /// How slots are stored.
     pub dtype: SlotDtype,
+    /// The weights of slot and newcomer.
+    pub weighting: Weighting,
+    /// For TIES and DARE: the share of values that is kept, in (0, 1].
+    pub density: f64,
+    /// For the progressive operator: the bytes of one slot with all that belongs to it; `None`
+    /// means as many as its first adapter takes at its rank in F16.
+    pub slot_bytes: Option<u64>,
+    /// For the progressive operator: a newcomer is refused if a member's retention would fall
+    /// below this, in [0, 1); 0 means never.
+    pub floor: f64,
+}
+
+impl Default for Policy {
+    /// K-Merge as published, with eight slots and no byte limit.
+    fn default() -> Self {
+        Self {
+            slots: 8,
+            max_bytes: None,
+            assignment: AssignmentRule::KMerge,
+            operator: Operator::KMergeLinear,
+            dtype: SlotDtype::Widest,
+            weighting: Weighting::Running,
+            density: Self::DEFAULT_DENSITY,
+            slot_bytes: None,
+            floor: 0.0,
+        }
+    }
 }
 
 /// Which slot a newcomer goes to (K-Merge, arXiv 2510.13537).
@@ -36,6 +63,17 @@ pub enum AssignmentRule {
         /// Similarity from which on a newcomer counts as alike, in [-1, 1].
         threshold: f64,
     },
+    /// Progressive slots only: where the worst kept member stays best kept.
+    Roomiest,
+}
+
+/// The weights of a slot and a newcomer that becomes its n-th member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Weighting {
+    /// 1 − 1/n and 1/n: every member counts the same.
+    Running,
+    /// As in the code released with K-Merge, which forgets old members: ½ and ½ for `linear`.
+    Released,
 }
 
 /// How a newcomer and a slot become one.
@@ -47,6 +85,17 @@ pub enum Operator {
     Linear,
     /// Best approximation of the average of the updates at the slot's rank.
     Exact,
+    /// Every member keeps its own strongest directions, coded as precisely as the slot's bytes
+    /// allow.
+    Progressive,
+}
+
+impl Operator {
+    /// Whether slots hold members apart, in place of one adapter that is a mean of them.
+    #[must_use]
+    pub fn is_progressive(self) -> bool {
+        self == Self::Progressive
+    }
 }
 
 /// How slots are stored.
@@ -84,6 +133,26 @@ pub enum PolicyError {
         /// The number.
         got: f64,
     },
+    /// A share of values that is none.
+    #[error("the density is {got}; it must be above 0 and at most 1")]
+    Density {
+        /// The number.
+        got: f64,
+    },
+    /// A floor that no retention can stay above.
+    #[error("the floor is {got}; it must be at least 0 and below 1, as retentions are")]
+    Floor {
+        /// The number.
+        got: f64,
+    },
+    /// A rule that means nothing for the operator.
+    #[error(
+        "the assignment \"roomiest\" compares what slots have left, which only slots of the operator \"progressive\" know, not those of \"{operator}\""
+    )]
+    RoomiestWithout {
+        /// The operator.
+        operator: Operator,
+    },
 }
 
 impl AssignmentRule {
@@ -94,7 +163,7 @@ impl AssignmentRule {
     #[must_use]
     pub fn threshold(self) -> Option<f64> {
         match self {
-            Self::KMerge => None,
+            Self::KMerge | Self::Roomiest => None,
             Self::KMergePlusPlus { threshold } => Some(threshold),
         }
     }
@@ -105,6 +174,7 @@ impl fmt::Display for AssignmentRule {
         f.pad(match self {
             Self::KMerge => "kmerge",
             Self::KMergePlusPlus { .. } => "kmerge++",
+            Self::Roomiest => "roomiest",
         })
     }
 }
@@ -119,10 +189,11 @@ impl FromStr for AssignmentRule {
             "kmerge++" => Ok(Self::KMergePlusPlus {
                 threshold: Self::DEFAULT_THRESHOLD,
             }),
+            "roomiest" => Ok(Self::Roomiest),
             _ => Err(PolicyError::UnknownWord {
                 what: "assignment rule",
                 got: word.to_owned(),
-                known: "kmerge, kmerge++",
+                known: "kmerge, kmerge++, roomiest",
             }),
         }
     }
@@ -169,10 +240,18 @@ macro_rules! words {
 words!(
     Operator,
     "operator",
-    "kmerge-linear, linear, exact",
+    "kmerge-linear, linear, exact, progressive",
     KMergeLinear = "kmerge-linear",
     Linear = "linear",
-    Exact = "exact"
+    Exact = "exact",
+    Progressive = "progressive"
+);
+words!(
+    Weighting,
+    "weighting",
+    "running, released",
+    Running = "running",
+    Released = "released"
 );
 words!(
     SlotDtype,
@@ -198,6 +277,14 @@ struct Written {
     operator: Operator,
     #[serde(default = "default_dtype")]
     dtype: SlotDtype,
+    #[serde(default = "default_weighting")]
+    weighting: Weighting,
+    #[serde(default = "default_density")]
+    density: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slot_bytes: Option<u64>,
+    #[serde(default)]
+    floor: f64,
 }
 
 fn default_assignment() -> String {
@@ -212,6 +299,14 @@ fn default_dtype() -> SlotDtype {
     SlotDtype::Widest
 }
 
+fn default_weighting() -> Weighting {
+    Weighting::Running
+}
+
+fn default_density() -> f64 {
+    Policy::DEFAULT_DENSITY
+}
+
 impl TryFrom<Written> for Policy {
     type Error = PolicyError;
 
@@ -223,6 +318,10 @@ impl TryFrom<Written> for Policy {
             threshold,
             operator,
             dtype,
+            weighting,
+            density,
+            slot_bytes,
+            floor,
         } = written;
         let mut assignment = assignment.parse()?;
         if let (AssignmentRule::KMergePlusPlus { threshold }, Some(given)) =
@@ -236,6 +335,10 @@ impl TryFrom<Written> for Policy {
             assignment,
             operator,
             dtype,
+            weighting,
+            density,
+            slot_bytes,
+            floor,
         };
         policy.check()?;
         Ok(policy)
@@ -250,6 +353,10 @@ impl From<Policy> for Written {
             assignment,
             operator,
             dtype,
+            weighting,
+            density,
+            slot_bytes,
+            floor,
         } = policy;
         Self {
             slots,
@@ -258,19 +365,37 @@ impl From<Policy> for Written {
             threshold: assignment.threshold(),
             operator,
             dtype,
+            weighting,
+            density,
+            slot_bytes,
+            floor,
         }
     }
 }
 
 impl Policy {
+    /// The share of values that the released K-Merge scripts keep for TIES and DARE.
+    pub const DEFAULT_DENSITY: f64 = 0.5;
+
     /// Checks what the types cannot say; reading from JSON does it by itself.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::NoSlots`] and [`PolicyError::Threshold`].
+    /// [`PolicyError`], except for words.
     pub fn check(&self) -> Result<(), PolicyError> {
         if self.slots == 0 {
             return Err(PolicyError::NoSlots);
+        }
+        if !(self.density > 0.0 && self.density <= 1.0) {
+            return Err(PolicyError::Density { got: self.density });
+        }
+        if !(0.0..1.0).contains(&self.floor) {
+            return Err(PolicyError::Floor { got: self.floor });
+        }
+        if self.assignment == AssignmentRule::Roomiest && !self.operator.is_progressive() {
+            return Err(PolicyError::RoomiestWithout {
+                operator: self.operator,
+            });
         }
         match self.assignment.threshold() {
             Some(got) if !(-1.0..=1.0).contains(&got) => Err(PolicyError::Threshold { got }),
@@ -295,11 +420,12 @@ mod tests {
             assignment: AssignmentRule::KMergePlusPlus { threshold: 0.028 },
             operator: Operator::Exact,
             dtype: SlotDtype::F16,
+            ..Policy::default()
         };
         let json = serde_json::to_string(&policy).unwrap();
         assert_eq!(
             json,
-            r#"{"slots":5,"max_bytes":1073741824,"assignment":"kmerge++","threshold":0.028,"operator":"exact","dtype":"f16"}"#
+            r#"{"slots":5,"max_bytes":1073741824,"assignment":"kmerge++","threshold":0.028,"operator":"exact","dtype":"f16","weighting":"running","density":0.5,"floor":0.0}"#
         );
         assert_eq!(read(&json).unwrap(), policy);
     }
@@ -327,9 +453,13 @@ mod tests {
             ),
             (r#"{"slots":1,"assignment":"nearest"}"#, "kmerge, kmerge++"),
             (
-                r#"{"slots":1,"operator":"ties"}"#,
+                r#"{"slots":1,"operator":"median"}"#,
                 "kmerge-linear, linear, exact",
             ),
+            (r#"{"slots":1,"weighting":"none"}"#, "running, released"),
+            (r#"{"slots":1,"density":0.0}"#, "above 0"),
+            (r#"{"slots":1,"floor":1.0}"#, "below 1"),
+            (r#"{"slots":1,"assignment":"roomiest"}"#, "progressive"),
             (r#"{"slots":1,"dtype":"f64"}"#, "widest, f32, f16, bf16"),
         ] {
             let message = read(json).unwrap_err();

@@ -3,7 +3,9 @@
 
 use std::str::FromStr;
 
-use kmerge_merge::{Assignment, AssignmentRule, BaseModel, Dtype, Operator, Policy, SlotDtype};
+use kmerge_merge::{
+    Assignment, AssignmentRule, BaseModel, Dtype, Operator, Policy, SlotDtype, Weighting,
+};
 use kmerge_proto::{limits, v1};
 use kmerge_storage::{
     BaseModelName, BaseModelState, Digest, DiskUsage, JobFailure, JobState, RecoveryReport,
@@ -125,12 +127,20 @@ fn policy_wish(policy: &v1::MergePolicy) -> Result<PolicyWish, ServerError> {
                     threshold: f64::NAN,
                 })
             }
+            v1::AssignmentRule::Roomiest => Some(AssignmentRule::Roomiest),
         },
         operator: match known("policy.operator", policy.operator)? {
             v1::Operator::Unspecified => None,
             v1::Operator::KmergeLinear => Some(Operator::KMergeLinear),
             v1::Operator::Linear => Some(Operator::Linear),
             v1::Operator::Exact => Some(Operator::Exact),
+            v1::Operator::Progressive => Some(Operator::Progressive),
+            other => {
+                return Err(ServerError::Field {
+                    field: "policy.operator",
+                    problem: format!("{} is not known to this daemon", other.as_str_name()),
+                });
+            }
         },
         dtype: match known("policy.dtype", policy.dtype)? {
             v1::SlotDtype::Unspecified => None,
@@ -139,6 +149,14 @@ fn policy_wish(policy: &v1::MergePolicy) -> Result<PolicyWish, ServerError> {
             v1::SlotDtype::F16 => Some(SlotDtype::F16),
             v1::SlotDtype::Bf16 => Some(SlotDtype::Bf16),
         },
+        weighting: match known("policy.weighting", policy.weighting)? {
+            v1::Weighting::Unspecified => None,
+            v1::Weighting::Running => Some(Weighting::Running),
+            v1::Weighting::Released => Some(Weighting::Released),
+        },
+        density: policy.density,
+        slot_bytes: policy.slot_bytes,
+        floor: policy.floor,
     })
 }
 
@@ -148,12 +166,9 @@ fn policy(policy: &Policy) -> v1::MergePolicy {
         AssignmentRule::KMergePlusPlus { threshold } => {
             (v1::AssignmentRule::KmergePlusPlus, Some(threshold))
         }
+        AssignmentRule::Roomiest => (v1::AssignmentRule::Roomiest, None),
     };
-    let operator = match policy.operator {
-        Operator::KMergeLinear => v1::Operator::KmergeLinear,
-        Operator::Linear => v1::Operator::Linear,
-        Operator::Exact => v1::Operator::Exact,
-    };
+    let progressive = policy.operator.is_progressive();
     let dtype = match policy.dtype {
         SlotDtype::Widest => v1::SlotDtype::Widest,
         SlotDtype::F32 => v1::SlotDtype::F32,
@@ -165,8 +180,25 @@ fn policy(policy: &Policy) -> v1::MergePolicy {
         max_bytes: Some(policy.max_bytes.unwrap_or(0)),
         assignment: assignment.into(),
         threshold,
-        operator: operator.into(),
+        operator: operator(policy.operator).into(),
         dtype: dtype.into(),
+        weighting: match policy.weighting {
+            Weighting::Running => v1::Weighting::Running,
+            Weighting::Released => v1::Weighting::Released,
+        }
+        .into(),
+        density: Some(policy.density),
+        slot_bytes: progressive.then(|| policy.slot_bytes.unwrap_or(0)),
+        floor: progressive.then_some(policy.floor),
+    }
+}
+
+fn operator(operator: Operator) -> v1::Operator {
+    match operator {
+        Operator::KMergeLinear => v1::Operator::KmergeLinear,
+        Operator::Linear => v1::Operator::Linear,
+        Operator::Exact => v1::Operator::Exact,
+        Operator::Progressive => v1::Operator::Progressive,
     }
 }
 
@@ -200,6 +232,7 @@ fn format(word: &str) -> v1::AdapterFormat {
 /// An adapter as it arrived.
 pub(super) fn adapter(task: &TaskRecord) -> v1::Adapter {
     v1::Adapter {
+        fidelity: None,
         task: task.task.to_string(),
         base_model: task.base_model.to_string(),
         format: format(&task.upload.format).into(),
@@ -216,6 +249,7 @@ fn members(members: Vec<WeightedMember>) -> Vec<v1::Member> {
     members
         .into_iter()
         .map(|(task, weight)| v1::Member {
+            fidelity: None,
             task: task.to_string(),
             weight,
         })
@@ -229,6 +263,8 @@ pub(super) fn decision(decision: &DecisionFacts, with: Vec<WeightedMember>) -> v
         Assignment::Merged => v1::Assignment::Merged,
     };
     v1::Decision {
+        costs: Vec::new(),
+        slot_budget_bytes: None,
         assignment: assignment.into(),
         slot: decision.slot,
         generation: decision.generation,
@@ -320,6 +356,8 @@ pub(super) fn slot(view: SlotView) -> v1::Slot {
         Dtype::Bf16 => v1::Dtype::Bf16,
     };
     v1::Slot {
+        operator: operator(view.facts.operator).into(),
+        budget_bytes: None,
         base_model: view.record.base_model.to_string(),
         slot: view.record.slot.0,
         generation: view.record.generation.0,
@@ -341,6 +379,7 @@ pub(super) fn resolved(
     resolved: &Resolved,
 ) -> v1::ResolveTaskResponse {
     v1::ResolveTaskResponse {
+        fidelity: None,
         task: request.task,
         base_model: request.base_model,
         slot: resolved.slot.0,
@@ -355,6 +394,7 @@ pub(super) fn export_part(part: ExportPart) -> v1::FetchSlotResponse {
     use v1::fetch_slot_response::Content;
     let content = match part {
         ExportPart::Files(record, files) => Content::Header(v1::ExportHeader {
+            task: String::new(),
             base_model: record.base_model.to_string(),
             slot: record.slot.0,
             generation: record.generation.0,

@@ -284,9 +284,10 @@ fn merge(error: &MergeError) -> Row {
             );
         }
         MergeError::StalePlan { .. } => Code::Aborted,
-        MergeError::NoSlots | MergeError::DuplicateSlot { .. } | MergeError::OtherAdapters => {
-            Code::Internal
-        }
+        MergeError::NoSlots
+        | MergeError::NotAnAverage
+        | MergeError::DuplicateSlot { .. }
+        | MergeError::OtherAdapters => Code::Internal,
     };
     row(code, error.reason(), Detail::None)
 }

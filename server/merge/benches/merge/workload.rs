@@ -225,6 +225,7 @@ fn policy(slots: u32, operator: Operator, dtype: SlotDtype) -> Policy {
         assignment,
         operator,
         dtype,
+        ..Policy::default()
     }
 }
 

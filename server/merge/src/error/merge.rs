@@ -45,6 +45,11 @@ pub enum MergeError {
     /// The policy allows no slot at all.
     #[error("the policy allows no slot; set slots to 1 or more")]
     NoSlots,
+    /// The progressive operator does not make one adapter of two.
+    #[error(
+        "slots of the progressive operator hold their members apart and are not planned as an average; this is a defect of kmerge, please report it"
+    )]
+    NotAnAverage,
     /// A slot number that the policy does not have.
     #[error(
         "slot {slot} is outside the policy's {slots} slots; raise slots again or empty that slot first"
@@ -118,6 +123,7 @@ impl MergeError {
             Self::NotFinite { .. } => "MERGE_NOT_FINITE",
             Self::OverBudget { .. } => "OVER_BYTE_BUDGET",
             Self::NoSlots => "NO_SLOTS",
+            Self::NotAnAverage => "NOT_AN_AVERAGE",
             Self::SlotOutOfRange { .. } => "SLOT_OUT_OF_RANGE",
             Self::DuplicateSlot { .. } => "DUPLICATE_SLOT",
             Self::StalePlan { .. } => "STALE_PLAN",

@@ -42,6 +42,7 @@ pub(crate) fn policy(slots: u32, assignment: AssignmentRule, operator: Operator)
         assignment,
         operator,
         dtype: SlotDtype::Widest,
+        ..Policy::default()
     }
 }
 
