@@ -157,7 +157,9 @@ fn settle(
             AssignmentRule::Roomiest if wish.assignment.is_none() && !operator.is_progressive() => {
                 AssignmentRule::KMerge
             }
-            rule => rule,
+            rule @ (AssignmentRule::KMerge
+            | AssignmentRule::KMergePlusPlus { .. }
+            | AssignmentRule::Roomiest) => rule,
         },
         operator,
         dtype: wish.dtype.unwrap_or(defaults.dtype),
