@@ -29,6 +29,7 @@ mod parallel;
 mod peft;
 mod plan;
 mod policy;
+pub mod progressive;
 mod similarity;
 mod source;
 

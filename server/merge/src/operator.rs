@@ -43,6 +43,13 @@ pub(crate) struct ReadScratch {
     halves: Vec<u16>,
 }
 
+impl ReadScratch {
+    /// Memory for values and for their stored form.
+    pub(crate) fn buffers(&mut self) -> (&mut Vec<f32>, &mut Vec<u16>) {
+        (&mut self.values, &mut self.halves)
+    }
+}
+
 /// One factor of one side, as rows that keep their length when the rank is padded.
 #[derive(Clone, Copy)]
 struct Factor<'a> {

@@ -270,7 +270,7 @@ fn base_model(error: &BaseModelError) -> Row {
 
 fn merge(error: &MergeError) -> Row {
     let code = match error {
-        MergeError::Source(_) => Code::DataLoss,
+        MergeError::Source(_) | MergeError::DamagedSlot { .. } => Code::DataLoss,
         MergeError::Sink(_) | MergeError::Device { .. } => Code::Internal,
         MergeError::NotFinite { .. }
         | MergeError::SlotOutOfRange { .. }
@@ -281,6 +281,20 @@ fn merge(error: &MergeError) -> Row {
                 Code::ResourceExhausted,
                 error.reason(),
                 Detail::Quota("max_bytes", None),
+            );
+        }
+        MergeError::SlotFull { .. } => {
+            return row(
+                Code::ResourceExhausted,
+                error.reason(),
+                Detail::Quota("slot_bytes", None),
+            );
+        }
+        MergeError::BelowFloor { .. } => {
+            return row(
+                Code::FailedPrecondition,
+                error.reason(),
+                Detail::Precondition("floor"),
             );
         }
         MergeError::StalePlan { .. } => Code::Aborted,

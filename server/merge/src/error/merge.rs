@@ -50,6 +50,46 @@ pub enum MergeError {
         "slots of the progressive operator hold their members apart and are not planned as an average; this is a defect of kmerge, please report it"
     )]
     NotAnAverage,
+    /// The file of a packed slot is not one that was written here.
+    #[error(
+        "the slot's file is damaged: {what}; roll the slot back, or push the slot's adapters again"
+    )]
+    DamagedSlot {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The members of a slot do not fit its bytes at their coarsest.
+    #[error(
+        "slot {slot} would need {needed} bytes to keep even the roughest of its {members} members where {allowed} are allowed; raise its bytes (slot_bytes) or the number of slots, or forget tasks"
+    )]
+    SlotFull {
+        /// The slot.
+        slot: u32,
+        /// Bytes of all members at their first rung.
+        needed: u64,
+        /// The slot's budget.
+        allowed: u64,
+        /// Members, the newcomer included.
+        members: usize,
+    },
+    /// A member would be kept less well than the policy allows.
+    #[error(
+        "in slot {slot} the task \"{task}\" would keep a retention of {retention:.3} where the floor is {floor:.3}; to make room, raise slot_bytes from {allowed} to about {needed} bytes, raise the number of slots, forget a task, or lower the floor"
+    )]
+    BelowFloor {
+        /// The slot.
+        slot: u32,
+        /// The member that would be kept worst.
+        task: String,
+        /// What it would keep.
+        retention: f64,
+        /// What it must keep.
+        floor: f64,
+        /// The slot's budget.
+        allowed: u64,
+        /// Bytes at which every member stays at the floor.
+        needed: u64,
+    },
     /// A slot number that the policy does not have.
     #[error(
         "slot {slot} is outside the policy's {slots} slots; raise slots again or empty that slot first"
@@ -124,6 +164,9 @@ impl MergeError {
             Self::OverBudget { .. } => "OVER_BYTE_BUDGET",
             Self::NoSlots => "NO_SLOTS",
             Self::NotAnAverage => "NOT_AN_AVERAGE",
+            Self::DamagedSlot { .. } => "SLOT_DAMAGED",
+            Self::SlotFull { .. } => "SLOT_FULL",
+            Self::BelowFloor { .. } => "BELOW_FLOOR",
             Self::SlotOutOfRange { .. } => "SLOT_OUT_OF_RANGE",
             Self::DuplicateSlot { .. } => "DUPLICATE_SLOT",
             Self::StalePlan { .. } => "STALE_PLAN",

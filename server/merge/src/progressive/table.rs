@@ -1,0 +1,133 @@
+//! The modules that the members of a slot have between them, written once.
+
+use super::bytes::{Cursor, push_count};
+use crate::{AdapterLayout, MergeError, compare_paths};
+
+/// Paths and shapes in natural order, each path once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Table(Vec<Entry>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) path: String,
+    pub(super) out_features: usize,
+    pub(super) in_features: usize,
+}
+
+/// A table with a newcomer's modules in it, and where everything is in it.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) table: Table,
+    /// Where the modules of the table before are.
+    pub(super) old: Vec<usize>,
+    /// Where the newcomer's modules are.
+    pub(super) new: Vec<usize>,
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.0
+    }
+
+    /// `out_features` and `in_features` of each module.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.0
+            .iter()
+            .map(|entry| (entry.out_features, entry.in_features))
+    }
+
+    /// With the modules of `layout`, which is sorted as the table is.
+    pub(super) fn join(&self, layout: &AdapterLayout) -> Result<Joined, MergeError> {
+        let mut table = self.clone();
+        for module in &layout.modules {
+            match table.find(&module.path) {
+                Ok(place) => {
+                    let entry = &table.0[place];
+                    let (out_features, in_features) = (entry.out_features, entry.in_features);
+                    if (out_features, in_features) != (module.out_features, module.in_features) {
+                        return Err(MergeError::ShapeMismatch {
+                            module: module.path.clone(),
+                            slot_out: out_features,
+                            slot_in: in_features,
+                            new_out: module.out_features,
+                            new_in: module.in_features,
+                        });
+                    }
+                }
+                Err(place) => table.0.insert(
+                    place,
+                    Entry {
+                        path: module.path.clone(),
+                        out_features: module.out_features,
+                        in_features: module.in_features,
+                    },
+                ),
+            }
+        }
+        let places = |paths: &mut dyn Iterator<Item = &str>| -> Vec<usize> {
+            paths.filter_map(|path| table.find(path).ok()).collect()
+        };
+        Ok(Joined {
+            old: places(&mut self.0.iter().map(|entry| entry.path.as_str())),
+            new: places(&mut layout.modules.iter().map(|module| module.path.as_str())),
+            table,
+        })
+    }
+
+    fn find(&self, path: &str) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|entry| compare_paths(&entry.path, path))
+    }
+
+    /// Appends the table: of each path only what differs from the one before.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        push_count(out, self.0.len());
+        let mut before = "";
+        for entry in &self.0 {
+            let shared = before
+                .bytes()
+                .zip(entry.path.bytes())
+                .take_while(|(left, right)| left == right)
+                .count();
+            let rest = &entry.path.as_bytes()[shared..];
+            push_count(out, shared);
+            push_count(out, rest.len());
+            out.extend_from_slice(rest);
+            push_count(out, entry.out_features);
+            push_count(out, entry.in_features);
+            before = &entry.path;
+        }
+    }
+
+    pub(super) fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
+        /// Far above any model's; keeps products of sizes far from overflow.
+        const LARGEST: usize = 1 << 24;
+        let mut entries: Vec<Entry> = Vec::new();
+        for _ in 0..cursor.count()? {
+            let before = entries
+                .last()
+                .map_or(&[][..], |entry| entry.path.as_bytes());
+            let shared = cursor.count()?;
+            let rest = cursor.count()?;
+            let mut path = before.get(..shared)?.to_vec();
+            path.extend_from_slice(cursor.take(rest)?);
+            let entry = Entry {
+                path: String::from_utf8(path).ok()?,
+                out_features: cursor.count().filter(|size| (1..=LARGEST).contains(size))?,
+                in_features: cursor.count().filter(|size| (1..=LARGEST).contains(size))?,
+            };
+            let in_order = entries
+                .last()
+                .is_none_or(|last| compare_paths(&last.path, &entry.path).is_lt());
+            if !in_order {
+                return None;
+            }
+            entries.push(entry);
+        }
+        Some(Self(entries))
+    }
+}
