@@ -24,11 +24,13 @@ use crate::exports::Exports;
 use crate::grpc::listener::{self, Acceptor};
 use crate::grpc::{self, Rooms};
 use crate::owner::{Owner, OwnerParts};
+use crate::packs::Packs;
 use crate::progress::ProgressBoard;
+use crate::served::Served;
 use crate::serving::Serving;
 use crate::shutdown::{self, Stop, StopReason};
 use crate::status_report::About;
-use crate::step::NormCache;
+use crate::step::{NormCache, Tools};
 use crate::uploads::{UploadParts, Uploads};
 use crate::wake::WorkSignal;
 use crate::watching::Watching;
@@ -73,7 +75,11 @@ impl App {
         let stop = Stop::default();
         let tracker = TaskTracker::new();
         let signal = WorkSignal::default();
-        let norms = Arc::new(NormCache::default());
+        let tools = Tools {
+            reader: reader.clone(),
+            norms: Arc::new(NormCache::default()),
+            packs: Packs::new(reader.clone()),
+        };
         let progress = ProgressBoard::default();
         let (sender, view) = watch::channel(committer.catalog());
         let parts = OwnerParts {
@@ -90,26 +96,26 @@ impl App {
             config.workers,
             WorkerParts {
                 owner: owner.clone(),
-                reader: reader.clone(),
+                tools: tools.clone(),
                 view: view.clone(),
                 progress: progress.clone(),
-                norms: Arc::clone(&norms),
                 signal,
             },
         )?;
+        // Someone waits for these, so they keep their priority.
+        let pool = Arc::new(workers::math_pool("check", config.workers.threads, || {})?);
         let uploads = Uploads::new(UploadParts {
             ingest,
-            reader: reader.clone(),
+            tools: tools.clone(),
             owner: owner.clone(),
             view: view.clone(),
-            norms,
-            // Someone waits for these, so they keep their priority.
-            pool: workers::math_pool("check", config.workers.threads, || {})?,
+            pool: Arc::clone(&pool),
             limits: config.uploads,
             min_free_bytes: config.state.min_free_bytes,
             tracker: tracker.clone(),
         });
-        let serving = Serving::new(view, reader, progress);
+        let served = Served::new(reader.clone(), tools.packs, pool, config.served);
+        let serving = Serving::new(view, reader, progress, served);
         let rooms = Rooms {
             uploads,
             base_models: BaseModels {

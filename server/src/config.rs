@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kmerge_merge::{AssignmentRule, Operator, Policy, SlotDtype};
+use kmerge_merge::{AssignmentRule, Operator, Policy, SlotDtype, Weighting};
 
 use crate::args::Args;
 use crate::paths::Surroundings;
+use crate::served::Room;
 use keys::Keys;
 
 /// The shipped configuration file, which is also the default.
@@ -43,6 +44,8 @@ pub struct Config {
     pub threshold: f64,
     /// How long an older generation stays after a newer one.
     pub grace: Duration,
+    /// `[serving]`: room for adapters that are made on demand.
+    pub served: Room,
     /// `[log]`
     pub log: Log,
     /// `[shutdown]`
@@ -187,6 +190,10 @@ impl Config {
             merge: merge(&mut keys, threshold),
             threshold,
             grace: keys.seconds("serving.grace_seconds", 0..=7 * 24 * 3600),
+            served: Room {
+                bytes: keys.bytes("serving.cache_bytes", 0..=1 << 50),
+                grace: keys.seconds("serving.cache_seconds", 0..=7 * 24 * 3600),
+            },
             log: Log {
                 level: keys.text("log.level"),
                 format: keys.word(
@@ -285,8 +292,21 @@ fn merge(keys: &mut Keys, threshold: f64) -> Policy {
                 ("linear", Operator::Linear),
                 ("exact", Operator::Exact),
                 ("progressive", Operator::Progressive),
+                ("ties", Operator::Ties),
+                ("dare-linear", Operator::DareLinear),
+                ("dare-ties", Operator::DareTies),
+                ("opcm", Operator::Opcm),
+                ("svd", Operator::Svd),
             ],
         ),
+        weighting: keys.word(
+            "merge.weighting",
+            &[
+                ("running", Weighting::Running),
+                ("released", Weighting::Released),
+            ],
+        ),
+        density: keys.fraction("merge.density"),
         dtype: keys.word(
             "merge.dtype",
             &[
@@ -296,7 +316,11 @@ fn merge(keys: &mut Keys, threshold: f64) -> Policy {
                 ("bf16", SlotDtype::Bf16),
             ],
         ),
-        ..Policy::default()
+        slot_bytes: {
+            let bytes = keys.bytes("merge.slot_bytes", 0..=1 << 50);
+            (bytes > 0).then_some(bytes)
+        },
+        floor: keys.share("merge.floor"),
     }
 }
 

@@ -14,6 +14,7 @@ use kmerge_storage::{
 };
 
 use crate::error::ServerError;
+use crate::packs;
 use crate::tensors::FileSource;
 
 /// The directory name of PEFT exports.
@@ -43,6 +44,10 @@ impl Exports {
                 let generation = slot.current();
                 let key = (generation.base_model.clone(), generation.slot);
                 if self.exported.get(&key) == Some(&generation.generation) {
+                    continue;
+                }
+                // Slots that keep their members apart are exported task by task, when asked for.
+                if packs::is_packed(generation).unwrap_or(false) {
                     continue;
                 }
                 match publish(&self.reader, &base_model.record, generation) {

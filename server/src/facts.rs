@@ -2,7 +2,8 @@
 //! a generation, the decision of a job. Small JSON texts, forward-compatible: unknown fields are
 //! ignored, so that a newer daemon's state opens in an older one as far as it can.
 
-use kmerge_merge::{Assignment, Dtype, Operator, Outcome, Plan, Policy};
+use kmerge_merge::progressive::{Fidelity, MemberCost, PackedSlot, Placement};
+use kmerge_merge::{Assignment, Dtype, Operator, Outcome, Plan, Policy, SlotDtype};
 use kmerge_storage::{BaseModelRecord, GenerationRecord, JobRecord};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ pub struct GenerationFacts {
     pub modules: u32,
     /// The operator that made it.
     pub operator: Operator,
+    /// Bytes that the slot may take, where it has a budget of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
 }
 
 /// A decision as it is kept with its job.
@@ -43,6 +47,77 @@ pub struct DecisionFacts {
     /// The share of energy that the rank could keep, where the operator truncates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_kept: Option<f64>,
+    /// What it costs the members, the newcomer among them: of many, those that lose most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<CostFacts>,
+    /// Bytes that the slot may take, where it has a budget of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
+}
+
+/// What a decision costs one member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CostFacts {
+    /// The task.
+    pub task: String,
+    /// What was kept; none for the newcomer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<FidelityFacts>,
+    /// What is kept now.
+    pub after: FidelityFacts,
+}
+
+/// [`Fidelity`], written as a list to save the names.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "FidelityValues", into = "FidelityValues")]
+pub struct FidelityFacts(pub Fidelity);
+
+#[derive(Serialize, Deserialize)]
+struct FidelityValues(f64, f64, f64, u64, usize, f64);
+
+impl From<FidelityValues> for FidelityFacts {
+    fn from(values: FidelityValues) -> Self {
+        let FidelityValues(retention, error_bound, energy_kept, bytes, rank, mean_rank) = values;
+        Self(Fidelity {
+            retention,
+            error_bound,
+            energy_kept,
+            bytes,
+            rank,
+            mean_rank,
+        })
+    }
+}
+
+impl From<FidelityFacts> for FidelityValues {
+    fn from(FidelityFacts(fidelity): FidelityFacts) -> Self {
+        Self(
+            rounded(fidelity.retention),
+            rounded(fidelity.error_bound),
+            rounded(fidelity.energy_kept),
+            fidelity.bytes,
+            fidelity.rank,
+            rounded(fidelity.mean_rank),
+        )
+    }
+}
+
+impl CostFacts {
+    /// The cost as it is kept.
+    pub fn new(cost: &MemberCost) -> Self {
+        Self {
+            task: cost.task.clone(),
+            before: cost.before.map(FidelityFacts),
+            after: FidelityFacts(cost.after),
+        }
+    }
+
+    /// How much retention is lost; the newcomer comes before everyone.
+    pub fn loss(&self) -> f64 {
+        self.before.map_or(f64::INFINITY, |before| {
+            before.0.retention - self.after.0.retention
+        })
+    }
 }
 
 /// A type as safetensors writes it.
@@ -81,6 +156,10 @@ mod assignment_word {
     }
 }
 
+fn rounded(value: f64) -> f64 {
+    (value * SIMILARITY_DIGITS).round() / SIMILARITY_DIGITS
+}
+
 /// Similarities are kept to this many digits after the point: far below any difference that
 /// matters, and 128 of them fit a catalog record.
 const SIMILARITY_DIGITS: f64 = 1e9;
@@ -88,7 +167,6 @@ const SIMILARITY_DIGITS: f64 = 1e9;
 impl DecisionFacts {
     /// The decision that `plan` made and `outcome` carried out.
     pub fn new(plan: &Plan, outcome: &Outcome) -> Self {
-        let rounded = |value: f64| (value * SIMILARITY_DIGITS).round() / SIMILARITY_DIGITS;
         Self {
             assignment: plan.assignment,
             slot: plan.slot,
@@ -102,6 +180,28 @@ impl DecisionFacts {
             rank: saturate(plan.rank),
             bytes: plan.bytes,
             energy_kept: outcome.energy_kept,
+            costs: Vec::new(),
+            budget: None,
+        }
+    }
+
+    /// The decision of a placement that keeps members apart.
+    pub fn packed(placement: &Placement, costs: Vec<CostFacts>) -> Self {
+        let newcomer = placement.costs.last();
+        let similarities = placement.similarities.iter();
+        Self {
+            assignment: placement.assignment,
+            slot: placement.slot,
+            generation: placement.generation,
+            similarities: similarities
+                .map(|&(slot, similarity)| (slot, rounded(similarity)))
+                .collect(),
+            reason: placement.reason.clone(),
+            rank: saturate(placement.packed.rank()),
+            bytes: placement.packed.bytes(),
+            energy_kept: newcomer.map(|cost| rounded(cost.after.energy_kept)),
+            costs,
+            budget: Some(placement.packed.budget),
         }
     }
 }
@@ -114,7 +214,30 @@ impl GenerationFacts {
             dtype: plan.dtype,
             modules: saturate(outcome.layout.modules.len()),
             operator: policy.operator,
+            budget: None,
         }
+    }
+
+    /// The facts of a generation that keeps its members apart. Its dtype is that of the adapters
+    /// that are served from it.
+    pub fn packed(packed: &PackedSlot, policy: &Policy) -> Self {
+        Self {
+            rank: saturate(packed.rank()),
+            dtype: served_dtype(policy),
+            modules: saturate(packed.modules()),
+            operator: policy.operator,
+            budget: Some(packed.budget),
+        }
+    }
+}
+
+/// The type of adapters that are served from slots that keep their members apart: half precision
+/// is more precise than any code is.
+pub fn served_dtype(policy: &Policy) -> Dtype {
+    match policy.dtype {
+        SlotDtype::Widest | SlotDtype::F16 => Dtype::F16,
+        SlotDtype::F32 => Dtype::F32,
+        SlotDtype::Bf16 => Dtype::Bf16,
     }
 }
 
@@ -191,6 +314,8 @@ mod tests {
             rank: 1024,
             bytes: u64::MAX,
             energy_kept: Some(0.123_456_789_012_345_67),
+            costs: Vec::new(),
+            budget: None,
         };
         let text = to_json(&decision);
         assert!(text.len() < 3500, "{}", text.len());

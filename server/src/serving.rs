@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kmerge_merge::progressive::{Fidelity, PackedSlot};
 use kmerge_storage::{
     BaseModelName, BaseModelState, Catalog, Digest, ExportedFile, Generation, GenerationRecord,
     JobId, JobRecord, JobState, ReadError, Reader, Revision, SlotIndex, SlotState, TaskName,
@@ -16,8 +17,19 @@ use tokio::sync::watch;
 use crate::error::ServerError;
 use crate::exports::{self, PEFT};
 use crate::facts::{self, DecisionFacts, GenerationFacts};
+use crate::packs;
 use crate::pages::{Cut, Page};
 use crate::progress::{JobProgress, ProgressBoard};
+use crate::served::{Served, Wanted};
+
+/// Whose files are asked for.
+#[derive(Debug, Clone)]
+pub enum ExportOf {
+    /// A slot's own adapter.
+    Slot(SlotIndex),
+    /// The adapter that serves a task, which is its slot's unless the slot keeps its members apart.
+    Task(TaskName),
+}
 
 /// A task in a slot and the weight of its update there.
 pub type WeightedMember = (TaskName, f64);
@@ -42,12 +54,23 @@ pub struct SlotView {
     pub facts: GenerationFacts,
     /// In order of arrival.
     pub members: Vec<WeightedMember>,
-    /// Its PEFT directory.
-    pub path: PathBuf,
+    /// What it keeps of each member, where it keeps them apart.
+    pub packed: Option<Arc<PackedSlot>>,
+    /// Its PEFT directory; none before anyone has asked for it, where it keeps its members apart.
+    pub path: Option<PathBuf>,
+}
+
+/// An adapter as it arrived, and what is kept of it.
+#[derive(Debug, Clone)]
+pub struct TaskView {
+    /// What is recorded.
+    pub record: Arc<TaskRecord>,
+    /// What its slot keeps of it, where it keeps its members apart.
+    pub fidelity: Option<Fidelity>,
 }
 
 /// Where a task is served from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Resolved {
     /// The slot.
     pub slot: SlotIndex,
@@ -57,6 +80,8 @@ pub struct Resolved {
     pub path: PathBuf,
     /// Of the tensor file in it.
     pub digest: Digest,
+    /// What the slot keeps of the task, where it keeps its members apart.
+    pub fidelity: Option<Fidelity>,
 }
 
 /// Answers questions.
@@ -65,19 +90,22 @@ pub struct Serving {
     view: watch::Receiver<Arc<Catalog>>,
     reader: Reader,
     progress: ProgressBoard,
+    served: Served,
 }
 
 impl Serving {
-    /// Answers from `view`, `reader` and `progress`.
+    /// Answers from `view`, `reader`, `progress` and `served`.
     pub fn new(
         view: watch::Receiver<Arc<Catalog>>,
         reader: Reader,
         progress: ProgressBoard,
+        served: Served,
     ) -> Self {
         Self {
             view,
             reader,
             progress,
+            served,
         }
     }
 
@@ -130,10 +158,25 @@ impl Serving {
         &self,
         base_model: &BaseModelName,
         task: &TaskName,
-    ) -> Result<Arc<TaskRecord>, ServerError> {
+    ) -> Result<TaskView, ServerError> {
         let base_model = self.base_model(base_model)?;
-        let found = base_model.tasks.get(task).cloned();
-        found.ok_or_else(|| ServerError::unknown_task(&base_model.record.name, task))
+        let found = base_model.tasks.get(task);
+        let record =
+            found.ok_or_else(|| ServerError::unknown_task(&base_model.record.name, task))?;
+        self.task_view(&base_model, record)
+    }
+
+    fn task_view(
+        &self,
+        base_model: &BaseModelState,
+        record: &Arc<TaskRecord>,
+    ) -> Result<TaskView, ServerError> {
+        let slot = slot_of(base_model, record.slot)?;
+        let packed = self.served.packs().head(slot.current())?;
+        Ok(TaskView {
+            record: Arc::clone(record),
+            fidelity: packed.and_then(|packed| packs::fidelity(&packed, record.task.as_str())),
+        })
     }
 
     /// The tasks of one or all base models.
@@ -144,12 +187,15 @@ impl Serving {
         &self,
         base_model: Option<&BaseModelName>,
         page: &Page,
-    ) -> Result<Cut<Arc<TaskRecord>>, ServerError> {
+    ) -> Result<Cut<TaskView>, ServerError> {
         let chosen = self.chosen(base_model)?;
-        let tasks = chosen.iter().flat_map(|base| base.tasks.values());
-        page.cut(tasks.cloned(), |task| {
+        let tasks = chosen
+            .iter()
+            .flat_map(|base| base.tasks.values().map(move |task| (base, task)));
+        page.cut(tasks, |(_, task)| {
             format!("{}/{}", task.base_model, task.task)
-        })
+        })?
+        .try_map(|(base, task)| self.task_view(base, task))
     }
 
     fn chosen(
@@ -287,32 +333,82 @@ impl Serving {
 
     fn slot_view(&self, slot: &SlotState) -> Result<SlotView, ServerError> {
         let record = slot.current();
+        let packed = self.served.packs().head(record)?;
         Ok(SlotView {
             facts: facts::generation(record)?,
             members: members(slot, usize::try_from(record.members).unwrap_or(usize::MAX)),
-            path: self.reader.export_path(record, PEFT),
+            path: match &packed {
+                None => Some(self.reader.export_path(record, PEFT)),
+                Some(_) => self.served.known_path(record, &Wanted::Slot),
+            },
+            packed,
             record: record.clone(),
         })
     }
 
-    /// Where a task is served from.
+    /// Where a task is served from. Blocks on the disk where the task's own adapter is yet to be
+    /// made.
     ///
     /// # Errors
-    /// [`ServerError::NotFound`].
+    /// [`ServerError::NotFound`], and what making the adapter may meet.
     pub fn resolve(
+        &self,
+        base_model: &BaseModelName,
+        task: &TaskName,
+    ) -> Result<Resolved, ServerError> {
+        let resolved = self.try_resolve(base_model, task);
+        match resolved {
+            // The generation that was current a moment ago may have gone.
+            Err(ServerError::Read(_) | ServerError::Export(_)) => {
+                self.try_resolve(base_model, task)
+            }
+            resolved => resolved,
+        }
+    }
+
+    /// Whether [`Serving::resolve`] answers from memory: nothing has to be made.
+    pub fn resolves_at_once(&self, base_model: &BaseModelName, task: &TaskName) -> bool {
+        let Ok(base_model) = self.base_model(base_model) else {
+            return true;
+        };
+        let current = base_model
+            .tasks
+            .get(task)
+            .and_then(|task| slot_of(&base_model, task.slot).ok())
+            .map(|slot| slot.current());
+        current.is_none_or(|current| {
+            !packs::is_packed(current).unwrap_or(false)
+                || self
+                    .served
+                    .known_path(current, &Wanted::Task(task.clone()))
+                    .is_some()
+        })
+    }
+
+    fn try_resolve(
         &self,
         base_model: &BaseModelName,
         task: &TaskName,
     ) -> Result<Resolved, ServerError> {
         let base_model = self.base_model(base_model)?;
         let found = base_model.tasks.get(task);
-        let task = found.ok_or_else(|| ServerError::unknown_task(&base_model.record.name, task))?;
-        let current = slot_of(&base_model, task.slot)?.current();
+        let record =
+            found.ok_or_else(|| ServerError::unknown_task(&base_model.record.name, task))?;
+        let current = slot_of(&base_model, record.slot)?.current();
+        let (path, digest, fidelity) = match self.served.packs().head(current)? {
+            None => (self.reader.export_path(current, PEFT), current.digest, None),
+            Some(packed) => {
+                let wanted = Wanted::Task(task.clone());
+                let (path, digest) = self.served.locate(&base_model.record, current, &wanted)?;
+                (path, digest, packs::fidelity(&packed, task.as_str()))
+            }
+        };
         Ok(Resolved {
             slot: current.slot,
             generation: current.generation,
-            path: self.reader.export_path(current, PEFT),
-            digest: current.digest,
+            path,
+            digest,
+            fidelity,
         })
     }
 
@@ -324,15 +420,15 @@ impl Serving {
     pub fn open_export(
         &self,
         base_model: &BaseModelName,
-        slot: SlotIndex,
+        of: &ExportOf,
         generation: Option<Generation>,
     ) -> Result<(GenerationRecord, Vec<ExportedFile>), ServerError> {
-        let opened = self.try_open_export(base_model, slot, generation);
+        let opened = self.try_open_export(base_model, of, generation);
         // A newer generation may have replaced the one that was current a moment ago, and its
         // grace may be zero. One more look at the newer view settles that.
         match opened {
             Err(ServerError::Read(_) | ServerError::Export(_)) if generation.is_none() => {
-                self.try_open_export(base_model, slot, None)
+                self.try_open_export(base_model, of, None)
             }
             opened => opened,
         }
@@ -341,10 +437,19 @@ impl Serving {
     fn try_open_export(
         &self,
         base_model: &BaseModelName,
-        slot: SlotIndex,
+        of: &ExportOf,
         generation: Option<Generation>,
     ) -> Result<(GenerationRecord, Vec<ExportedFile>), ServerError> {
         let base_model = self.base_model(base_model)?;
+        let (slot, wanted) = match of {
+            ExportOf::Slot(slot) => (*slot, Wanted::Slot),
+            ExportOf::Task(task) => {
+                let found = base_model.tasks.get(task);
+                let record = found
+                    .ok_or_else(|| ServerError::unknown_task(&base_model.record.name, task))?;
+                (record.slot, Wanted::Task(task.clone()))
+            }
+        };
         let state = slot_of(&base_model, slot)?;
         let current = state.current();
         let unknown = |wanted| ServerError::UnknownGeneration {
@@ -360,7 +465,7 @@ impl Serving {
                 .get(&wanted)
                 .ok_or_else(|| unknown(wanted))?,
         };
-        match self.open_files(&base_model, record) {
+        match self.open_files(&base_model, record, &wanted) {
             Ok(files) => Ok((record.clone(), files)),
             // A superseded generation without files has come to the end of its grace just now.
             Err(ServerError::Read(
@@ -374,7 +479,11 @@ impl Serving {
         &self,
         base_model: &BaseModelState,
         record: &GenerationRecord,
+        wanted: &Wanted,
     ) -> Result<Vec<ExportedFile>, ServerError> {
+        if packs::is_packed(record)? {
+            return self.served.open(&base_model.record, record, wanted);
+        }
         if !self.reader.has_export(record, PEFT) {
             exports::publish(&self.reader, &base_model.record, record)?;
         }

@@ -1,98 +1,44 @@
 //! One merge, from the newcomer's bytes and the slots as they are to a new tensor file and the
 //! decision that explains it. Synchronous; knows neither queue nor catalog writes, so it is tested
 //! with plain calls.
+//!
+//! | slots that | file |
+//! |---|---|
+//! | are one adapter, a mean of their members | `average` |
+//! | keep their members apart | `progressive` |
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod average;
+mod progressive;
 
-use kmerge_merge::{
-    AdapterLayout, AdapterView, BaseModel, ModuleNorms, Outcome, Plan, Policy, SlotView,
-    TensorSink, decode, decode_slot, execute, plan,
-};
+use std::sync::Arc;
+
+use kmerge_merge::{AdapterView, BaseModel, decode};
 use kmerge_storage::{
-    BaseModelState, Catalog, Commit, Digest, GenerationRecord, JobRecord, NewMember, Reader,
-    SlotChange, SlotIndex, TaskName,
+    BaseModelState, Catalog, Commit, JobRecord, NewMember, Reader, SlotChange, SlotIndex,
+    SlotState, StoredTensor, TaskName,
 };
+
+pub use average::NormCache;
 
 use crate::error::ServerError;
-use crate::facts::{self, DecisionFacts, GenerationFacts};
+use crate::facts::{self, CostFacts, DecisionFacts, GenerationFacts};
+use crate::packs::Packs;
 use crate::progress::Stage;
 use crate::serving::{self, WeightedMember};
-use crate::tensors::{Discard, FileSink, FileSource};
+use crate::tensors::FileSource;
 
 /// Reports (stage, share of the stage that is done).
 pub type Report<'a> = &'a (dyn Fn(Stage, f32) + Sync);
 
-/// The norms of stored slots, by the digest of their tensors, so that an arrival need not measure
-/// again what has not changed.
-#[derive(Debug, Default)]
-pub struct NormCache(Mutex<HashMap<Digest, Arc<ModuleNorms>>>);
-
-impl NormCache {
-    fn get(&self, digest: &Digest) -> Option<Arc<ModuleNorms>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(digest)
-            .cloned()
-    }
-
-    fn insert(&self, digest: Digest, norms: ModuleNorms) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(digest, Arc::new(norms));
-    }
-
-    /// Forgets what no current generation has.
-    fn retain_current(&self, catalog: &Catalog) {
-        let slots = || {
-            catalog
-                .base_models
-                .values()
-                .flat_map(|base| base.slots.values())
-        };
-        let mut norms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        norms.retain(|digest, _| slots().any(|slot| slot.current().digest == *digest));
-    }
-}
-
-/// A slot opened for reading.
-struct OpenSlot<'a> {
-    record: &'a GenerationRecord,
-    source: FileSource,
-    layout: AdapterLayout,
-    norms: Option<Arc<ModuleNorms>>,
-}
-
-impl<'a> OpenSlot<'a> {
-    fn open(
-        record: &'a GenerationRecord,
-        reader: &Reader,
-        cache: &NormCache,
-    ) -> Result<Self, ServerError> {
-        let source = FileSource(reader.tensor(record)?);
-        let layout = decode_slot(&source).map_err(ServerError::StoredAdapter)?;
-        Ok(Self {
-            record,
-            source,
-            layout,
-            norms: cache.get(&record.digest),
-        })
-    }
-
-    fn view(&self) -> SlotView<'_> {
-        SlotView {
-            slot: self.record.slot.0,
-            generation: self.record.generation.0,
-            members: self.record.members,
-            adapter: AdapterView {
-                layout: &self.layout,
-                source: &self.source,
-            },
-            norms: self.norms.as_deref(),
-        }
-    }
+/// What a merge reads, and what it remembers for the next one.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// Reads slots and staged files, and makes new tensor files.
+    pub reader: Reader,
+    /// Norms of slots that are one adapter.
+    pub norms: Arc<NormCache>,
+    /// Heads of slots that keep their members apart.
+    pub packs: Packs,
 }
 
 /// A newcomer and the base model it came for.
@@ -102,46 +48,6 @@ pub struct Arrival<'a> {
     pub base_model: &'a BaseModelState,
     /// The newcomer, validated.
     pub newcomer: AdapterView<'a>,
-}
-
-/// A merge that was carried out into a sink.
-struct Merged {
-    policy: Policy,
-    plan: Plan,
-    outcome: Outcome,
-}
-
-fn merge(
-    arrival: Arrival<'_>,
-    reader: &Reader,
-    cache: &NormCache,
-    sink: &mut dyn TensorSink,
-    report: Report<'_>,
-) -> Result<Merged, ServerError> {
-    let policy = facts::policy(&arrival.base_model.record)?;
-    let slots = arrival
-        .base_model
-        .slots
-        .values()
-        .map(|slot| OpenSlot::open(slot.current(), reader, cache))
-        .collect::<Result<Vec<_>, _>>()?;
-    let views: Vec<_> = slots.iter().map(OpenSlot::view).collect();
-    let mut plan = plan(&policy, &views, arrival.newcomer, &|share| {
-        report(Stage::Similarity, share)
-    })?;
-    for (slot, norms) in std::mem::take(&mut plan.norms) {
-        if let Some(open) = slots.iter().find(|open| open.record.slot.0 == slot) {
-            cache.insert(open.record.digest, norms);
-        }
-    }
-    let outcome = execute(&plan, &views, arrival.newcomer, sink, &|share| {
-        report(Stage::Merge, share)
-    })?;
-    Ok(Merged {
-        policy,
-        plan,
-        outcome,
-    })
 }
 
 /// What would be decided for a newcomer now.
@@ -160,20 +66,16 @@ pub struct Decided {
 pub fn decide(
     arrival: Arrival<'_>,
     task: &TaskName,
-    reader: &Reader,
-    cache: &NormCache,
+    tools: &Tools,
 ) -> Result<Decided, ServerError> {
-    let Merged { plan, outcome, .. } = merge(arrival, reader, cache, &mut Discard, &|_, _| {})?;
-    let slot = arrival.base_model.slots.get(&SlotIndex(plan.slot));
-    let mut members = slot.map_or_else(Vec::new, |slot| serving::members(slot, usize::MAX));
-    for (_, weight) in &mut members {
-        *weight *= 1.0 - plan.newcomer_weight;
+    if facts::policy(&arrival.base_model.record)?
+        .operator
+        .is_progressive()
+    {
+        progressive::decide(arrival, task, tools)
+    } else {
+        average::decide(arrival, task, tools)
     }
-    members.push((task.clone(), plan.newcomer_weight));
-    Ok(Decided {
-        facts: DecisionFacts::new(&plan, &outcome),
-        members,
-    })
 }
 
 /// Carries out one job: reads its staged files and the slots of its base model, writes the new
@@ -185,8 +87,7 @@ pub fn decide(
 pub fn run(
     job: &JobRecord,
     catalog: &Catalog,
-    reader: &Reader,
-    cache: &NormCache,
+    tools: &Tools,
     pool: &rayon::ThreadPool,
     report: Report<'_>,
 ) -> Result<Commit, ServerError> {
@@ -194,7 +95,7 @@ pub fn run(
         .base_models
         .get(&job.base_model)
         .ok_or_else(|| ServerError::unknown_base_model(&job.base_model))?;
-    let staged = reader.staged(job.id)?;
+    let staged = tools.reader.staged(job.id)?;
     let source = FileSource(staged.tensor);
     let shapes = BaseModel::from_config_json(base_model.record.config.as_bytes())?;
     let decoded = decode(&staged.config, &source, &shapes)?;
@@ -205,33 +106,54 @@ pub fn run(
             source: &source,
         },
     };
-    let mut writer = reader.new_tensor()?;
-    // Only the mathematics takes the pool's threads; waiting for the disk would hold them from
-    // the other base models.
-    let merged =
-        pool.install(|| merge(arrival, reader, cache, &mut FileSink(&mut writer), report))?;
-    report(Stage::Commit, 0.0);
-    let tensor = writer.finish()?;
-    let decision = DecisionFacts::new(&merged.plan, &merged.outcome);
-    let facts = GenerationFacts::new(&merged.plan, &merged.outcome, &merged.policy);
-    cache.insert(tensor.digest, merged.outcome.norms);
-    cache.retain_current(catalog);
-    let slot = SlotIndex(merged.plan.slot);
-    Ok(Commit {
-        job: job.id,
-        changes: vec![SlotChange {
-            slot,
-            expected: base_model
-                .slots
-                .get(&slot)
-                .map(|slot| slot.current().generation),
-            tensor,
-            newcomer: Some(NewMember {
-                task: job.task.clone(),
-                weight: merged.plan.newcomer_weight,
-            }),
-            facts: facts::to_json(&facts),
-        }],
-        result: facts::to_json(&decision),
-    })
+    if facts::policy(&base_model.record)?.operator.is_progressive() {
+        progressive::run(job, arrival, catalog, tools, pool, report)
+    } else {
+        average::run(job, arrival, catalog, tools, pool, report)
+    }
+}
+
+/// A tensor file that is written, and what is to be said of it.
+struct Written {
+    slot: SlotIndex,
+    tensor: StoredTensor,
+    newcomer_weight: f64,
+    facts: GenerationFacts,
+    decision: DecisionFacts,
+}
+
+impl Written {
+    fn commit(self, job: &JobRecord, base_model: &BaseModelState) -> Commit {
+        Commit {
+            job: job.id,
+            changes: vec![SlotChange {
+                slot: self.slot,
+                expected: base_model
+                    .slots
+                    .get(&self.slot)
+                    .map(|slot| slot.current().generation),
+                tensor: self.tensor,
+                newcomer: Some(NewMember {
+                    task: job.task.clone(),
+                    weight: self.newcomer_weight,
+                }),
+                facts: facts::to_json(&self.facts),
+            }],
+            result: facts::to_json(&self.decision),
+        }
+    }
+}
+
+/// A slot's members with a newcomer of the given weight behind them.
+fn with_newcomer(
+    slot: Option<&Arc<SlotState>>,
+    task: &TaskName,
+    weight: f64,
+) -> Vec<WeightedMember> {
+    let mut members = slot.map_or_else(Vec::new, |slot| serving::members(slot, usize::MAX));
+    for (_, older) in &mut members {
+        *older *= 1.0 - weight;
+    }
+    members.push((task.clone(), weight));
+    members
 }

@@ -11,7 +11,7 @@ use kmerge_merge::{AdapterView, BaseModel, check_values, decode};
 use kmerge_proto::limits;
 use kmerge_storage::{
     BaseModelName, BaseModelState, Catalog, Digest, Enqueued, Ingest, IngestError, JobRecord,
-    Reader, StageRequest, Staged, StagingWriter, TaskName, UploadFacts,
+    StageRequest, Staged, StagingWriter, TaskName, UploadFacts,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ use crate::error::ServerError;
 use crate::facts;
 use crate::owner::Owner;
 use crate::schedule;
-use crate::step::{self, Arrival, Decided, NormCache};
+use crate::step::{self, Arrival, Decided, Tools};
 use crate::tensors::FileSource;
 
 /// Chunks between the stream and the disk. With the one in each hand: at most 4 MiB an upload.
@@ -76,15 +76,13 @@ pub struct UploadParts {
     /// Stages files.
     pub ingest: Ingest,
     /// Reads slots, for decisions that are only asked about.
-    pub reader: Reader,
+    pub tools: Tools,
     /// Makes jobs.
     pub owner: Owner,
     /// The catalog as it is now.
     pub view: watch::Receiver<Arc<Catalog>>,
-    /// Norms that need not be measured again.
-    pub norms: Arc<NormCache>,
     /// Threads for validation and dry runs, apart from the merges, which would make them wait.
-    pub pool: rayon::ThreadPool,
+    pub pool: Arc<rayon::ThreadPool>,
     /// Limits.
     pub limits: config::Uploads,
     /// What must stay free on the filesystem, in bytes.
@@ -142,7 +140,7 @@ impl Uploads {
         let load = Load {
             jobs: schedule::unfinished(&catalog),
             uploads: self.parts.limits.parallel - self.permits.available_permits(),
-            free: self.parts.reader.free_bytes()?,
+            free: self.parts.tools.reader.free_bytes()?,
         };
         admission::admit(
             announced.size_bytes,
@@ -341,12 +339,7 @@ impl Uploads {
                         base_model,
                         newcomer,
                     };
-                    step::decide(
-                        arrival,
-                        &request.task,
-                        &self.parts.reader,
-                        &self.parts.norms,
-                    )
+                    step::decide(arrival, &request.task, &self.parts.tools)
                 })
                 .transpose()?;
             Ok(Checked {

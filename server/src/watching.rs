@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmerge_storage::{
-    BaseModelName, ExportedFile, Generation, GenerationRecord, JobId, JobState, Revision, SlotIndex,
+    BaseModelName, ExportedFile, Generation, GenerationRecord, JobId, JobState, Revision, TaskName,
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::task::TaskTracker;
 
 use crate::error::ServerError;
-use crate::serving::{JobView, Serving, SlotView};
+use crate::serving::{ExportOf, JobView, Serving, SlotView};
 use crate::shutdown::Stop;
 
 /// What waits for a reader. With HTTP/2's own window that is enough to keep it busy.
@@ -42,7 +42,14 @@ pub struct Watching {
 #[derive(Debug)]
 pub enum ExportPart {
     /// First: what comes.
-    Files(GenerationRecord, Vec<ExportedFile>),
+    Files {
+        /// The generation that they are of.
+        record: GenerationRecord,
+        /// The task that was asked for, if it was one.
+        task: Option<TaskName>,
+        /// In the order of their bytes.
+        files: Vec<ExportedFile>,
+    },
     /// Then: the bytes, file by file.
     Bytes {
         /// Index into the files.
@@ -144,24 +151,33 @@ impl Watching {
         }))
     }
 
-    /// The files of a generation; `None` is the newest.
+    /// The files of a generation of a slot or of one task in it; `None` is the newest.
     pub fn export(
         &self,
         base_model: BaseModelName,
-        slot: SlotIndex,
+        of: ExportOf,
         generation: Option<Generation>,
     ) -> Events<ExportPart> {
         let serving = self.serving.clone();
         let idle = self.idle;
         self.start(move |sender| async move {
+            let task = match &of {
+                ExportOf::Task(task) => Some(task.clone()),
+                ExportOf::Slot(_) => None,
+            };
             let opened =
-                on_blocking_thread(move || serving.open_export(&base_model, slot, generation));
+                on_blocking_thread(move || serving.open_export(&base_model, &of, generation));
             let (record, files) = opened.await?;
             let contents: Vec<_> = files
                 .iter()
                 .map(|file| (file.file.clone(), file.size_bytes))
                 .collect();
-            send(&sender, ExportPart::Files(record, files), idle).await?;
+            let first = ExportPart::Files {
+                record,
+                task,
+                files,
+            };
+            send(&sender, first, idle).await?;
             for (file, (content, size)) in contents.into_iter().enumerate() {
                 let mut offset = 0;
                 while offset < size {
@@ -202,7 +218,8 @@ async fn send(
     }
 }
 
-async fn on_blocking_thread<T: Send + 'static>(
+/// Runs what blocks where it may.
+pub async fn on_blocking_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ServerError> + Send + 'static,
 ) -> Result<T, ServerError> {
     tokio::task::spawn_blocking(work)

@@ -15,9 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use kmerge_storage::{
-    BaseModelName, Catalog, Commit, CommitError, JobFailure, JobId, JobRecord, Reader,
-};
+use kmerge_storage::{BaseModelName, Catalog, Commit, CommitError, JobFailure, JobId, JobRecord};
 use tokio::sync::watch;
 
 use crate::config;
@@ -26,7 +24,7 @@ use crate::grpc::status;
 use crate::owner::Owner;
 use crate::progress::{ProgressBoard, Stage};
 use crate::schedule;
-use crate::step::{self, NormCache};
+use crate::step::{self, Tools};
 use crate::wake::WorkSignal;
 
 /// What a worker needs.
@@ -35,13 +33,11 @@ pub struct WorkerParts {
     /// Commits and fails jobs.
     pub owner: Owner,
     /// Reads slots and staged files, writes new tensor files.
-    pub reader: Reader,
+    pub tools: Tools,
     /// The catalog as it is now.
     pub view: watch::Receiver<Arc<Catalog>>,
     /// Where progress is told.
     pub progress: ProgressBoard,
-    /// Norms that need not be measured again.
-    pub norms: Arc<NormCache>,
     /// Rings when there may be work.
     pub signal: WorkSignal,
 }
@@ -185,7 +181,7 @@ fn compute(
     let catalog = Arc::clone(&parts.view.borrow());
     let report = |stage: Stage, share: f32| parts.progress.report(job.id, stage, share);
     catch_unwind(AssertUnwindSafe(|| {
-        step::run(job, &catalog, &parts.reader, &parts.norms, pool, &report)
+        step::run(job, &catalog, &parts.tools, pool, &report)
     }))
     .unwrap_or(Err(ServerError::Panicked))
 }

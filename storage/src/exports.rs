@@ -210,14 +210,17 @@ fn digest_of(
     file.digest().map_err(failed("read"))
 }
 
-fn removed(generation: &GenerationRecord) -> ExportError {
+pub(crate) fn removed(generation: &GenerationRecord) -> ExportError {
     ExportError::GenerationRemoved {
         slot: generation.slot,
         generation: generation.generation,
     }
 }
 
-fn check_file_names(tensor_name: &str, files: &[(&str, &[u8])]) -> Result<(), ExportError> {
+pub(crate) fn check_file_names(
+    tensor_name: &str,
+    files: &[(&str, &[u8])],
+) -> Result<(), ExportError> {
     let mut seen = BTreeSet::new();
     for name in files.iter().map(|(name, _)| *name).chain([tensor_name]) {
         let is_plain = !name.is_empty()

@@ -13,6 +13,7 @@
 //! staging/<job>/{header.json,config.json,tensors} an upload that is a job
 //! staging/tmp-*                                   anything that is not whole yet
 //! exports/<format>/<base model>/slot-<n>/<generation>/, …/current
+//! derived/<format>/<base model>/slot-<n>/<generation>/…/  made on demand
 //! quarantine/<time>/                              what recovery set aside
 //! ```
 
@@ -125,6 +126,11 @@ impl Layout {
             .join(format)
             .join(base_model.as_str())
             .join(format!("slot-{slot}"))
+    }
+
+    /// The directory of all derived exports, which a start empties.
+    pub(crate) fn derived(&self) -> PathBuf {
+        self.root.join("derived")
     }
 
     pub(crate) fn quarantine(&self) -> PathBuf {

@@ -24,6 +24,7 @@ mod catalog_store;
 mod commit;
 mod compact;
 mod counter;
+mod derived;
 mod digest;
 mod durable;
 mod envelope;
@@ -51,6 +52,7 @@ mod usage;
 
 pub use catalog::{BaseModelState, Catalog, SlotState};
 pub use commit::{Collected, Commit, Committer, Enqueued, NewMember, Registered, SlotChange};
+pub use derived::{Derived, DerivedLimit, DerivedName, DerivedWriter};
 pub use digest::{Digest, DigestError};
 pub use error::{
     CatalogError, CommitDefect, CommitError, Existing, ExportError, FileError, IngestError,

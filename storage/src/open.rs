@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use crate::catalog_sled::SledStore;
 use crate::catalog_store::{CatalogStore, StoreOpener};
 use crate::commit::Committer;
+use crate::derived::DerivedBook;
 use crate::durable::{self, Disk};
 use crate::error::OpenError;
 use crate::ids::UnixMillis;
@@ -107,12 +108,15 @@ pub(crate) fn open_with(
     durable::create_root(directory)?;
     let layout = Layout::new(directory.to_owned());
     let lock = Lock::take(&layout, now)?;
+    // A cache of the last run: nobody knows any more what is in it.
+    durable::remove_tree(&layout.derived())?;
     for path in [
         layout.base_models(),
         layout.manifests(),
         layout.tensors(),
         layout.staging(),
         layout.exports(),
+        layout.derived(),
         layout.quarantine(),
     ] {
         disk.ensure_directory(layout.root(), &path)?;
@@ -122,6 +126,7 @@ pub(crate) fn open_with(
         disk,
         leases: Leases::default(),
         exports: Mutex::default(),
+        derived: DerivedBook::default(),
         _lock: lock,
     });
     let (committer, report) = recovery::recover(&shared, options, now, opener)?;

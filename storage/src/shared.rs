@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use crate::derived::DerivedBook;
 use crate::durable::Disk;
 use crate::layout::Layout;
 use crate::lock::Lock;
@@ -17,6 +18,8 @@ pub(crate) struct Shared {
     /// Held while an export is put in place or exports are removed, so that neither sees half of
     /// the other.
     pub(crate) exports: Mutex<()>,
+    /// The exports that were made on demand.
+    pub(crate) derived: DerivedBook,
     pub(crate) _lock: Lock,
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn measure(layout: &Layout, catalog: &Catalog) -> Result<DiskUsage, F
         staging: walk.below(&layout.staging())?,
         catalog: walk.below(&layout.catalog())?,
         manifests: walk.below(&layout.manifests())? + walk.below(&layout.base_models())?,
-        exports: walk.below(&layout.exports())?,
+        exports: walk.below(&layout.exports())? + walk.below(&layout.derived())?,
         quarantine: walk.below(&layout.quarantine())?,
         total: 0,
         free: durable::free_space(layout.root())?,

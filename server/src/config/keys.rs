@@ -192,6 +192,20 @@ impl Keys {
         }
     }
 
+    /// A number from 0 to below 1.
+    pub(super) fn share(&mut self, key: &str) -> f64 {
+        let Some(value) = self.take(key) else {
+            return 0.0;
+        };
+        match value.clone().into_float() {
+            Ok(share) if (0.0..1.0).contains(&share) => share,
+            _ => {
+                self.wrong(key, &value, "a number of at least 0 and below 1");
+                0.0
+            }
+        }
+    }
+
     /// true or false.
     pub(super) fn switch(&mut self, key: &str) -> bool {
         let Some(value) = self.take(key) else {

@@ -35,7 +35,7 @@ fn the_shipped_file_is_the_default_and_every_key_in_it_is_read() {
     assert_eq!(config.uploads.max_bytes, 512 << 20);
     assert_eq!(config.uploads.queue, 64);
     assert_eq!(config.merge.slots, 8);
-    assert_eq!(config.merge.max_bytes, None);
+    assert_eq!(config.merge, Policy::default());
     assert_eq!(
         config.listen.socket,
         Path::new("/tmp/kmerge-1000/kmerged.sock")
@@ -51,6 +51,9 @@ fn the_environment_wins_over_the_file_and_the_flag_over_both() {
         ("KMERGE_STATE__DIRECTORY", "/elsewhere"),
         ("KMERGE_MERGE__ASSIGNMENT", "kmerge++"),
         ("KMERGE_MERGE__THRESHOLD", "0.35"),
+        ("KMERGE_MERGE__OPERATOR", "dare-ties"),
+        ("KMERGE_MERGE__WEIGHTING", "released"),
+        ("KMERGE_MERGE__DENSITY", "0.25"),
         ("KMERGE_LISTEN__REFLECTION", "true"),
         ("KMERGE_LISTEN__ALLOWED_UIDS", "1,2"),
         ("KMERGE_SOCKET", "not a key"),
@@ -62,6 +65,9 @@ fn the_environment_wins_over_the_file_and_the_flag_over_both() {
         config.merge.assignment,
         AssignmentRule::KMergePlusPlus { threshold: 0.35 }
     );
+    assert_eq!(config.merge.operator, Operator::DareTies);
+    assert_eq!(config.merge.weighting, Weighting::Released);
+    assert_eq!(config.merge.density.to_bits(), 0.25_f64.to_bits());
     assert!(config.listen.reflection);
     assert_eq!(config.listen.allowed_uids, [1, 2]);
 }
@@ -73,6 +79,8 @@ fn all_problems_are_reported_at_once() {
         ("KMERGE_UPLOADS__MAX_BYTES", "much"),
         ("KMERGE_MERGE__OPERATOR", "magic"),
         ("KMERGE_MERGE__THRESHOLD", "2"),
+        ("KMERGE_MERGE__WEIGHTING", "fair"),
+        ("KMERGE_MERGE__DENSITY", "0"),
         ("KMERGE_LISTEN__SOCKET", "relative.sock"),
         ("KMERGE_LISTEN__SOCKET_MODE", "0777"),
         ("KMERGE_LISTEN__SOKET", "/x"),
@@ -84,6 +92,8 @@ fn all_problems_are_reported_at_once() {
         "uploads.max_bytes",
         "merge.operator",
         "merge.threshold",
+        "merge.weighting",
+        "merge.density",
         "listen.socket is",
         "listen.socket_mode",
         "listen.soket",
@@ -136,4 +146,22 @@ fn sizes_take_units() {
     assert_eq!(keys::parse_bytes("1.5GB"), None);
     assert_eq!(keys::parse_bytes("99999999999TiB"), None);
     assert_eq!(keys::parse_bytes(""), None);
+}
+
+#[test]
+fn every_operator_has_its_word() {
+    for word in [
+        "kmerge-linear",
+        "linear",
+        "exact",
+        "progressive",
+        "ties",
+        "dare-linear",
+        "dare-ties",
+        "opcm",
+        "svd",
+    ] {
+        let config = load(&[("KMERGE_MERGE__OPERATOR", word)]).unwrap();
+        assert_eq!(config.merge.operator.to_string(), word);
+    }
 }

@@ -99,11 +99,7 @@ impl v1::adapter_service_server::AdapterService for Adapters {
             .serving
             .tasks(convert::filter(&request.base_model)?.as_ref(), &page)?;
         Ok(Response::new(v1::ListAdaptersResponse {
-            adapters: cut
-                .items
-                .iter()
-                .map(|task| convert::adapter(task))
-                .collect(),
+            adapters: cut.items.iter().map(convert::adapter).collect(),
             next_page_token: cut.next_page_token,
         }))
     }

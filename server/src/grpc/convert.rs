@@ -1,24 +1,26 @@
 //! Between the contract's messages and the server's own types. Strict types are made here, once,
 //! at the edge; what cannot be converted is INVALID_ARGUMENT with the field's name.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
+use kmerge_merge::progressive::{Fidelity, PackedSlot};
 use kmerge_merge::{
     Assignment, AssignmentRule, BaseModel, Dtype, Operator, Policy, SlotDtype, Weighting,
 };
 use kmerge_proto::{limits, v1};
 use kmerge_storage::{
     BaseModelName, BaseModelState, Digest, DiskUsage, JobFailure, JobState, RecoveryReport,
-    TaskName, TaskRecord,
+    TaskName,
 };
 
 use crate::base_models::{PolicyWish, Registration};
 use crate::clock::timestamp;
 use crate::error::ServerError;
 use crate::exports::PEFT;
-use crate::facts::{self, DecisionFacts, saturate};
+use crate::facts::{self, CostFacts, DecisionFacts, saturate};
 use crate::progress::Stage;
-use crate::serving::{JobView, Resolved, SlotView, WeightedMember};
+use crate::serving::{JobView, Resolved, SlotView, TaskView, WeightedMember};
 use crate::status_report::{About, StatusReport};
 use crate::uploads::Announced;
 use crate::watching::ExportPart;
@@ -135,12 +137,11 @@ fn policy_wish(policy: &v1::MergePolicy) -> Result<PolicyWish, ServerError> {
             v1::Operator::Linear => Some(Operator::Linear),
             v1::Operator::Exact => Some(Operator::Exact),
             v1::Operator::Progressive => Some(Operator::Progressive),
-            other => {
-                return Err(ServerError::Field {
-                    field: "policy.operator",
-                    problem: format!("{} is not known to this daemon", other.as_str_name()),
-                });
-            }
+            v1::Operator::Ties => Some(Operator::Ties),
+            v1::Operator::DareLinear => Some(Operator::DareLinear),
+            v1::Operator::DareTies => Some(Operator::DareTies),
+            v1::Operator::Opcm => Some(Operator::Opcm),
+            v1::Operator::Svd => Some(Operator::Svd),
         },
         dtype: match known("policy.dtype", policy.dtype)? {
             v1::SlotDtype::Unspecified => None,
@@ -199,6 +200,11 @@ fn operator(operator: Operator) -> v1::Operator {
         Operator::Linear => v1::Operator::Linear,
         Operator::Exact => v1::Operator::Exact,
         Operator::Progressive => v1::Operator::Progressive,
+        Operator::Ties => v1::Operator::Ties,
+        Operator::DareLinear => v1::Operator::DareLinear,
+        Operator::DareTies => v1::Operator::DareTies,
+        Operator::Opcm => v1::Operator::Opcm,
+        Operator::Svd => v1::Operator::Svd,
     }
 }
 
@@ -230,9 +236,10 @@ fn format(word: &str) -> v1::AdapterFormat {
 }
 
 /// An adapter as it arrived.
-pub(super) fn adapter(task: &TaskRecord) -> v1::Adapter {
+pub(super) fn adapter(view: &TaskView) -> v1::Adapter {
+    let task = &view.record;
     v1::Adapter {
-        fidelity: None,
+        fidelity: view.fidelity.map(fidelity),
         task: task.task.to_string(),
         base_model: task.base_model.to_string(),
         format: format(&task.upload.format).into(),
@@ -245,15 +252,39 @@ pub(super) fn adapter(task: &TaskRecord) -> v1::Adapter {
     }
 }
 
-fn members(members: Vec<WeightedMember>) -> Vec<v1::Member> {
+fn members(members: Vec<WeightedMember>, packed: Option<&PackedSlot>) -> Vec<v1::Member> {
+    let kept: HashMap<&str, Fidelity> = packed
+        .iter()
+        .flat_map(|packed| packed.fidelities())
+        .collect();
     members
         .into_iter()
         .map(|(task, weight)| v1::Member {
-            fidelity: None,
+            fidelity: kept.get(task.as_str()).copied().map(fidelity),
             task: task.to_string(),
             weight,
         })
         .collect()
+}
+
+/// What is kept of a task.
+fn fidelity(kept: Fidelity) -> v1::Fidelity {
+    v1::Fidelity {
+        retention: kept.retention,
+        error_bound: kept.error_bound,
+        energy_kept: kept.energy_kept,
+        bytes: kept.bytes,
+        rank: saturate(kept.rank),
+        mean_rank: kept.mean_rank,
+    }
+}
+
+fn cost(cost: &CostFacts) -> v1::MemberCost {
+    v1::MemberCost {
+        task: cost.task.clone(),
+        before: cost.before.map(|before| fidelity(before.0)),
+        after: Some(fidelity(cost.after.0)),
+    }
 }
 
 /// A decision; `with` are the slot's members after it.
@@ -263,8 +294,8 @@ pub(super) fn decision(decision: &DecisionFacts, with: Vec<WeightedMember>) -> v
         Assignment::Merged => v1::Assignment::Merged,
     };
     v1::Decision {
-        costs: Vec::new(),
-        slot_budget_bytes: None,
+        costs: decision.costs.iter().map(cost).collect(),
+        slot_budget_bytes: decision.budget,
         assignment: assignment.into(),
         slot: decision.slot,
         generation: decision.generation,
@@ -274,7 +305,7 @@ pub(super) fn decision(decision: &DecisionFacts, with: Vec<WeightedMember>) -> v
             .map(|&(slot, similarity)| v1::SlotSimilarity { slot, similarity })
             .collect(),
         reason: decision.reason.clone(),
-        members: members(with),
+        members: members(with, None),
         rank: decision.rank,
         bytes: decision.bytes,
         energy_kept: decision.energy_kept,
@@ -357,17 +388,19 @@ pub(super) fn slot(view: SlotView) -> v1::Slot {
     };
     v1::Slot {
         operator: operator(view.facts.operator).into(),
-        budget_bytes: None,
+        budget_bytes: view.facts.budget,
         base_model: view.record.base_model.to_string(),
         slot: view.record.slot.0,
         generation: view.record.generation.0,
-        members: members(view.members),
+        members: members(view.members, view.packed.as_deref()),
         rank: view.facts.rank,
         bytes: view.record.bytes,
         dtype: dtype.into(),
         modules: view.facts.modules,
         sha256: view.record.digest.to_string(),
-        path: view.path.display().to_string(),
+        path: view
+            .path
+            .map_or_else(String::new, |path| path.display().to_string()),
         revision: view.record.revision.0,
         update_time: Some(timestamp(view.record.committed)),
     }
@@ -379,7 +412,7 @@ pub(super) fn resolved(
     resolved: &Resolved,
 ) -> v1::ResolveTaskResponse {
     v1::ResolveTaskResponse {
-        fidelity: None,
+        fidelity: resolved.fidelity.map(fidelity),
         task: request.task,
         base_model: request.base_model,
         slot: resolved.slot.0,
@@ -393,8 +426,12 @@ pub(super) fn resolved(
 pub(super) fn export_part(part: ExportPart) -> v1::FetchSlotResponse {
     use v1::fetch_slot_response::Content;
     let content = match part {
-        ExportPart::Files(record, files) => Content::Header(v1::ExportHeader {
-            task: String::new(),
+        ExportPart::Files {
+            record,
+            task,
+            files,
+        } => Content::Header(v1::ExportHeader {
+            task: task.map_or_else(String::new, |task| task.to_string()),
             base_model: record.base_model.to_string(),
             slot: record.slot.0,
             generation: record.generation.0,

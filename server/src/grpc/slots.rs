@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::watch::{self, Streaming};
 use crate::pages::Page;
-use crate::serving::Serving;
-use crate::watching::Watching;
+use crate::serving::{ExportOf, Serving};
+use crate::watching::{self, Watching};
 
 /// Serves SlotService.
 #[derive(Debug)]
@@ -70,9 +70,13 @@ impl v1::slot_service_server::SlotService for Slots {
     ) -> Result<Response<v1::ResolveTaskResponse>, Status> {
         let request = request.into_inner();
         let base_model = convert::base_model(&request.base_model)?;
-        let resolved = self
-            .serving
-            .resolve(&base_model, &convert::task(&request.task)?)?;
+        let task = convert::task(&request.task)?;
+        let resolved = if self.serving.resolves_at_once(&base_model, &task) {
+            self.serving.resolve(&base_model, &task)?
+        } else {
+            let serving = self.serving.clone();
+            watching::on_blocking_thread(move || serving.resolve(&base_model, &task)).await?
+        };
         Ok(Response::new(convert::resolved(request, &resolved)))
     }
 
@@ -86,9 +90,12 @@ impl v1::slot_service_server::SlotService for Slots {
         convert::check_format(request.format)?;
         let generation = (request.generation > 0).then_some(Generation(request.generation));
         let base_model = convert::base_model(&request.base_model)?;
-        let parts = self
-            .watching
-            .export(base_model, SlotIndex(request.slot), generation);
+        let of = if request.task.is_empty() {
+            ExportOf::Slot(SlotIndex(request.slot))
+        } else {
+            ExportOf::Task(convert::task(&request.task)?)
+        };
+        let parts = self.watching.export(base_model, of, generation);
         Ok(watch::respond(parts, convert::export_part))
     }
 }

@@ -20,6 +20,7 @@ pub(crate) fn policy(slots: u32) -> v1::MergePolicy {
         threshold: None,
         operator: v1::Operator::KmergeLinear.into(),
         dtype: v1::SlotDtype::Widest.into(),
+        ..v1::MergePolicy::default()
     }
 }
 

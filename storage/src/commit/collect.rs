@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Committer;
+use crate::derived;
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{CommitError, FileError};
@@ -109,6 +110,9 @@ impl Committer {
                     &slot.join(record.generation.to_string()),
                 ));
             }
+        }
+        for record in gone {
+            failures.count(derived::remove_generation(&self.shared, record));
         }
         failpoint::hit("collect.exports_removed");
         // 4.
