@@ -64,6 +64,7 @@ impl Client {
             slot: fetch.slot,
             generation: fetch.generation,
             format: v1::AdapterFormat::Peft.into(),
+            task: String::new(),
         });
         let answer = self
             .slots(limits::MAX_MESSAGE_BYTES)

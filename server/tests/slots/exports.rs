@@ -51,7 +51,7 @@ impl Fetching {
             base_model: BASE.to_owned(),
             slot: 0,
             generation,
-            format: v1::AdapterFormat::Unspecified.into(),
+            ..v1::FetchSlotRequest::default()
         };
         let mut slots = SlotServiceClient::new(daemon.channel().await);
         let mut stream = slots.fetch_slot(request).await?.into_inner();

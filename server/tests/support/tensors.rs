@@ -71,15 +71,22 @@ impl Matrix {
 pub(crate) fn read(bytes: &[u8]) -> BTreeMap<String, Matrix> {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let tensors = file.tensors().into_iter().map(|(name, tensor)| {
-        assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
-        let values = tensor
-            .data()
-            .chunks_exact(4)
-            .map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().unwrap())));
+        let data = tensor.data();
+        let values = match tensor.dtype() {
+            Dtype::F32 => data
+                .chunks_exact(4)
+                .map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().unwrap())))
+                .collect(),
+            Dtype::F16 => data
+                .chunks_exact(2)
+                .map(|bytes| half::f16::from_le_bytes(bytes.try_into().unwrap()).to_f64())
+                .collect(),
+            other => panic!("{name} is {other:?}"),
+        };
         let matrix = Matrix {
             rows: tensor.shape()[0],
             columns: tensor.shape()[1],
-            values: values.collect(),
+            values,
         };
         (name, matrix)
     });
@@ -127,6 +134,7 @@ pub(crate) async fn fetch(
         slot,
         generation,
         format: v1::AdapterFormat::Peft.into(),
+        ..v1::FetchSlotRequest::default()
     };
     let mut client = SlotServiceClient::new(channel.clone())
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
