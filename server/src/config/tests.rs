@@ -35,7 +35,12 @@ fn the_shipped_file_is_the_default_and_every_key_in_it_is_read() {
     assert_eq!(config.uploads.max_bytes, 512 << 20);
     assert_eq!(config.uploads.queue, 64);
     assert_eq!(config.merge.slots, 8);
-    assert_eq!(config.merge, Policy::default());
+    let progressive = Policy {
+        operator: Operator::Progressive,
+        assignment: AssignmentRule::Roomiest,
+        ..Policy::default()
+    };
+    assert_eq!(config.merge, progressive);
     assert_eq!(
         config.listen.socket,
         Path::new("/tmp/kmerge-1000/kmerged.sock")
