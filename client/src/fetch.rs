@@ -30,7 +30,7 @@ const WRITE_BEHIND: usize = 3;
 pub struct Fetch {
     /// The slot's base model.
     pub base_model: String,
-    /// The slot.
+    /// The slot. [`Client::fetch_task`] does not look at it.
     pub slot: u32,
     /// The generation; 0: the newest.
     pub generation: u64,
@@ -57,6 +57,19 @@ impl Client {
     /// Not found if the slot is free or the generation gone, [`Error::Target`] if the directory
     /// may not be used, [`Error::Protocol`] if what came is not what was announced.
     pub async fn fetch_slot(&self, fetch: &Fetch) -> Result<Fetched, Error> {
+        self.fetch(fetch, String::new()).await
+    }
+
+    /// Fetches the adapter that serves a task as a PEFT directory: the task's own where its slot
+    /// keeps members apart, else the slot's. `fetch.slot` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Client::fetch_slot`]; not found if the task has not been merged.
+    pub async fn fetch_task(&self, fetch: &Fetch, task: &str) -> Result<Fetched, Error> {
+        self.fetch(fetch, task.to_owned()).await
+    }
+
+    async fn fetch(&self, fetch: &Fetch, task: String) -> Result<Fetched, Error> {
         let (into, replace) = (fetch.into.clone(), fetch.replace);
         let target = blocking(move || Directory::new(&into, replace)).await?;
         let request = Request::new(v1::FetchSlotRequest {
@@ -64,7 +77,7 @@ impl Client {
             slot: fetch.slot,
             generation: fetch.generation,
             format: v1::AdapterFormat::Peft.into(),
-            task: String::new(),
+            task,
         });
         let answer = self
             .slots(limits::MAX_MESSAGE_BYTES)

@@ -47,8 +47,8 @@ macro_rules! described {
 }
 
 described! {
-    Adapter BaseModel Decision DiskUsage ExportFile ExportHeader GetStatusResponse Job JobError
-    Member MergePolicy RecoveryReport ResolveTaskResponse Slot SlotSimilarity
+    Adapter BaseModel Decision DiskUsage ExportFile ExportHeader Fidelity GetStatusResponse Job
+    JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse Slot SlotSimilarity
     UploadAdapterResponse WatchSlotsResponse
 }
 
@@ -191,7 +191,9 @@ macro_rules! words {
     };
 }
 
-words! { AdapterFormat Assignment AssignmentRule Dtype JobStage JobState Operator SlotDtype }
+words! {
+    AdapterFormat Assignment AssignmentRule Dtype JobStage JobState Operator SlotDtype Weighting
+}
 
 #[cfg(test)]
 mod tests;

@@ -30,10 +30,12 @@ fn decision() -> v1::Decision {
         members: vec![v1::Member {
             task: "slug-en".into(),
             weight: 0.5,
+            ..v1::Member::default()
         }],
         rank: 16,
         bytes: 1024,
         energy_kept: None,
+        ..v1::Decision::default()
     }
 }
 
@@ -81,10 +83,12 @@ fn a_slot() {
             v1::Member {
                 task: "slug-en".into(),
                 weight: 0.5,
+                ..v1::Member::default()
             },
             v1::Member {
                 task: "slug-de".into(),
                 weight: 0.5,
+                ..v1::Member::default()
             },
         ],
         rank: 2,
@@ -95,6 +99,7 @@ fn a_slot() {
         path: "/var/lib/kmerge/exports/x".into(),
         revision: 9,
         update_time: timestamp(),
+        ..v1::Slot::default()
     };
     insta::assert_snapshot!(pretty(&message(&slot)));
 }
@@ -113,6 +118,7 @@ fn a_base_model_with_its_policy() {
             threshold: Some(0.5),
             operator: v1::Operator::KmergeLinear.into(),
             dtype: v1::SlotDtype::Widest.into(),
+            ..v1::MergePolicy::default()
         }),
         served_as: "SmolLM2-135M-Instruct".into(),
         config_sha256: "ef".repeat(32),

@@ -308,6 +308,7 @@ async fn base_add_sends_only_what_was_said() {
         threshold: Some(0.05),
         operator: v1::Operator::Exact.into(),
         dtype: v1::SlotDtype::Bf16.into(),
+        ..v1::MergePolicy::default()
     };
     assert_eq!(script.registered[1].policy, Some(expected));
 }
@@ -352,9 +353,9 @@ async fn pull_takes_a_slot_or_a_task() {
     let asked: Vec<_> = script
         .fetched
         .iter()
-        .map(|f| (f.slot, f.generation))
+        .map(|f| (f.task.as_str(), f.slot, f.generation))
         .collect();
-    assert_eq!(asked, [(1, 0), (5, 2)]);
+    assert_eq!(asked, [("slug-de", 0, 0), ("", 5, 2)]);
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ async fn one_thing_is_the_thing_itself() {
         "generation": 2,
         "path": "/state/exports/smollm2/1/2",
         "sha256": "cd".repeat(32),
+        "fidelity": null,
     });
     assert_eq!(document(&fake, &["resolve", "slug-de"]), resolved);
 }

@@ -7,6 +7,7 @@
 //! | [`context`] | what every command needs: the socket, the output, the usual base model |
 //! | [`failure`] | what went wrong, its exit code, and how it is said |
 //! | [`output`] | tables, JSON, colours, progress |
+//! | [`policy`] | the options that say how adapters are merged |
 //! | [`values`] | arguments from text to value: names, sizes, words |
 //!
 //! Results go to stdout and everything else to stderr. A command returns a value; only [`main`]
@@ -18,6 +19,7 @@ mod context;
 mod failure;
 mod files;
 mod output;
+mod policy;
 mod values;
 
 use std::process::ExitCode;

@@ -12,6 +12,8 @@ pub(crate) enum Assignment {
     /// Open a slot only for a newcomer less similar than --threshold to every slot
     #[value(name = "kmerge++")]
     KmergePlusPlus,
+    /// For progressive: the slot in which the worst kept member stays best
+    Roomiest,
 }
 
 impl From<Assignment> for v1::AssignmentRule {
@@ -19,6 +21,7 @@ impl From<Assignment> for v1::AssignmentRule {
         match assignment {
             Assignment::Kmerge => Self::Kmerge,
             Assignment::KmergePlusPlus => Self::KmergePlusPlus,
+            Assignment::Roomiest => Self::Roomiest,
         }
     }
 }
@@ -32,6 +35,18 @@ pub(crate) enum Operator {
     Linear,
     /// The best approximation of the running mean of the updates at the slot's rank
     Exact,
+    /// No mean: each member keeps its own strongest directions, as the slot's bytes allow
+    Progressive,
+    /// TIES-Merging of the factors: trim, elect signs, mean of those that agree
+    Ties,
+    /// Factors with seeded random drops and rescaling, then summed
+    DareLinear,
+    /// Seeded random drops, then TIES
+    DareTies,
+    /// Continual merging of the updates by orthogonal projection
+    Opcm,
+    /// The weighted sum of the updates, cut off at the slot's rank
+    Svd,
 }
 
 impl From<Operator> for v1::Operator {
@@ -40,6 +55,30 @@ impl From<Operator> for v1::Operator {
             Operator::KmergeLinear => Self::KmergeLinear,
             Operator::Linear => Self::Linear,
             Operator::Exact => Self::Exact,
+            Operator::Progressive => Self::Progressive,
+            Operator::Ties => Self::Ties,
+            Operator::DareLinear => Self::DareLinear,
+            Operator::DareTies => Self::DareTies,
+            Operator::Opcm => Self::Opcm,
+            Operator::Svd => Self::Svd,
+        }
+    }
+}
+
+/// The weights of the slot and of the newcomer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weighting {
+    /// Every member of a slot counts the same
+    Running,
+    /// As in the code released with K-Merge
+    Released,
+}
+
+impl From<Weighting> for v1::Weighting {
+    fn from(weighting: Weighting) -> Self {
+        match weighting {
+            Weighting::Running => Self::Running,
+            Weighting::Released => Self::Released,
         }
     }
 }
@@ -272,6 +311,7 @@ mod tests {
         check::<Assignment, v1::AssignmentRule>();
         check::<Operator, v1::Operator>();
         check::<Dtype, v1::SlotDtype>();
+        check::<Weighting, v1::Weighting>();
         check::<State, v1::JobState>();
     }
 }

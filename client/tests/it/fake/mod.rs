@@ -135,6 +135,7 @@ pub(crate) fn base_model(name: &str) -> v1::BaseModel {
             threshold: None,
             operator: v1::Operator::Exact.into(),
             dtype: v1::SlotDtype::Widest.into(),
+            ..v1::MergePolicy::default()
         }),
         ..v1::BaseModel::default()
     }
@@ -161,15 +162,18 @@ pub(crate) fn decision() -> v1::Decision {
             v1::Member {
                 task: "slug-en".into(),
                 weight: 0.5,
+                ..v1::Member::default()
             },
             v1::Member {
                 task: "slug-de".into(),
                 weight: 0.5,
+                ..v1::Member::default()
             },
         ],
         rank: 2,
         bytes: 491_608,
         energy_kept: Some(0.61),
+        ..v1::Decision::default()
     }
 }
 
@@ -203,10 +207,12 @@ pub(crate) fn slot(number: u32, generation: u64) -> v1::Slot {
             v1::Member {
                 task: "slug-en".into(),
                 weight: 0.5,
+                ..v1::Member::default()
             },
             v1::Member {
                 task: "slug-de".into(),
                 weight: 0.5,
+                ..v1::Member::default()
             },
         ],
         rank: 2,
@@ -217,6 +223,7 @@ pub(crate) fn slot(number: u32, generation: u64) -> v1::Slot {
         path: format!("/state/exports/smollm2/{number}/{generation}"),
         revision: generation,
         update_time: None,
+        ..v1::Slot::default()
     }
 }
 
@@ -239,6 +246,7 @@ pub(crate) fn export() -> Messages<v1::FetchSlotResponse> {
                 sha256: services::sha256(content),
             })
             .collect(),
+        ..v1::ExportHeader::default()
     };
     let mut messages = vec![Ok(message(Content::Header(header)))];
     for (file, (_, content)) in (0..).zip(&files) {

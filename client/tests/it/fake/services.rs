@@ -289,6 +289,7 @@ impl SlotService for Services {
             generation: 2,
             path: "/state/exports/smollm2/1/2".into(),
             sha256: "cd".repeat(32),
+            ..v1::ResolveTaskResponse::default()
         }))
     }
 

@@ -9,6 +9,7 @@ use kmerge_client::{json, v1};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::views;
+use crate::policy::Merging;
 use crate::{files, values};
 
 /// Register base models and look at them.
@@ -44,18 +45,8 @@ pub(crate) struct Add {
     /// At most this many bytes for all slots together, as 64MiB or 1GB; 0: no limit
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     max_bytes: Option<u64>,
-    /// Which slot a newcomer goes to
-    #[arg(long, value_name = "RULE", value_enum)]
-    assignment: Option<values::Assignment>,
-    /// For kmerge++: open a slot for a newcomer less similar than this, in (0, 1]
-    #[arg(long, value_name = "T")]
-    threshold: Option<f64>,
-    /// How a newcomer and a slot become one
-    #[arg(long, value_name = "OPERATOR", value_enum)]
-    operator: Option<values::Operator>,
-    /// In which type slots keep their tensors
-    #[arg(long, value_name = "DTYPE", value_enum)]
-    dtype: Option<values::Dtype>,
+    #[command(flatten)]
+    merging: Merging,
     /// What exports carry as base_model_name_or_path [default: from config.json]
     #[arg(long, value_name = "NAME")]
     served_as: Option<String>,
@@ -65,7 +56,8 @@ const ADD_EXAMPLES: &str = "\
 EXAMPLES:
   kmerge base add smollm2-135m --config config.json
   kmerge base add llama-3.2-1b --config config.json --slots 8 --max-bytes 128MiB --operator exact
-  kmerge base add qwen3-0.6b --config config.json --assignment kmerge++ --threshold 0.05";
+  kmerge base add qwen3-0.6b --config config.json --assignment kmerge++ --threshold 0.05
+  kmerge base add phone --config config.json --operator progressive --slot-bytes 2MiB";
 
 impl Base {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
@@ -94,22 +86,13 @@ impl Add {
     }
 
     fn request(self, config: Vec<u8>) -> v1::RegisterBaseModelRequest {
-        let assignment = self
-            .assignment
-            .map(v1::AssignmentRule::from)
-            .unwrap_or_default();
-        let operator = self.operator.map(v1::Operator::from).unwrap_or_default();
-        let dtype = self.dtype.map(v1::SlotDtype::from).unwrap_or_default();
         v1::RegisterBaseModelRequest {
             name: self.name,
             config,
             policy: Some(v1::MergePolicy {
                 slots: self.slots,
                 max_bytes: self.max_bytes,
-                assignment: assignment.into(),
-                threshold: self.threshold,
-                operator: operator.into(),
-                dtype: dtype.into(),
+                ..self.merging.policy()
             }),
             served_as: self.served_as.unwrap_or_default(),
         }

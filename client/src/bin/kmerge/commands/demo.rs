@@ -19,7 +19,7 @@ use kmerge_client::v1;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::values;
+use crate::policy::Merging;
 use daemon::Daemon;
 
 /// Arguments of `demo`.
@@ -29,12 +29,8 @@ pub(crate) struct Demo {
     /// K: at most this many slots
     #[arg(long, value_name = "K", default_value_t = 3)]
     slots: u32,
-    /// Which slot a newcomer goes to
-    #[arg(long, value_name = "RULE", value_enum, default_value = "kmerge")]
-    assignment: values::Assignment,
-    /// How a newcomer and a slot become one
-    #[arg(long, value_name = "OPERATOR", value_enum, default_value = "exact")]
-    operator: values::Operator,
+    #[command(flatten)]
+    merging: Merging,
     /// The directory for the pulled export [default: a new one in the temporary directory]
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -89,9 +85,7 @@ impl Demo {
     fn policy(&self) -> v1::MergePolicy {
         v1::MergePolicy {
             slots: Some(self.slots),
-            assignment: v1::AssignmentRule::from(self.assignment).into(),
-            operator: v1::Operator::from(self.operator).into(),
-            ..v1::MergePolicy::default()
+            ..self.merging.policy()
         }
     }
 }

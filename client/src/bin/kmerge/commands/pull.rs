@@ -15,7 +15,7 @@ use crate::values::{self, ExportFormat, SlotOrTask};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Pull {
-    /// A slot's number, or the task that it serves
+    /// A slot's number, or a task: then the task's own adapter, where slots keep members apart
     #[arg(value_name = "SLOT|TASK", value_parser = values::slot_or_task)]
     what: SlotOrTask,
     /// Its base model [default: the only one that is registered]
@@ -49,18 +49,18 @@ impl Pull {
         let ExportFormat::Peft = self.export_format;
         let client = context.client().await?;
         let base_model = base_model(&client, self.base).await?;
-        let slot = match &self.what {
-            SlotOrTask::Slot(slot) => *slot,
-            SlotOrTask::Task(task) => client.resolve_task(&base_model, task).await?.slot,
-        };
         let fetch = Fetch {
             base_model,
-            slot,
+            slot: 0,
             generation: self.generation.unwrap_or(0),
             into: self.out,
             replace: self.force,
         };
-        let fetched = client.fetch_slot(&fetch).await?;
+        let fetched = match self.what {
+            SlotOrTask::Slot(slot) => client.fetch_slot(&Fetch { slot, ..fetch }).await?,
+            // The daemon finds the slot, and gives the task's own adapter where there is one.
+            SlotOrTask::Task(task) => client.fetch_task(&fetch, &task).await?,
+        };
         context
             .output
             .document(&document(&fetched), || view(&fetched))?;
@@ -86,8 +86,13 @@ fn view(fetched: &Fetched) -> String {
         let digest = text::digest(&file.sha256).to_owned();
         table.row([file.name.clone(), text::bytes(file.size_bytes), digest]);
     }
+    let of_task = if header.task.is_empty() {
+        String::new()
+    } else {
+        format!("{} in ", header.task)
+    };
     format!(
-        "slot {} of {}, generation {}, in {}\n{}",
+        "{of_task}slot {} of {}, generation {}, in {}\n{}",
         header.slot,
         header.base_model,
         header.generation,

@@ -31,6 +31,13 @@ impl Record {
         }
     }
 
+    /// Adds facts in their order.
+    pub(crate) fn facts<const N: usize>(self, facts: [(&str, Option<String>); N]) -> Self {
+        facts
+            .into_iter()
+            .fold(self, |record, (name, value)| record.maybe(name, value))
+    }
+
     pub(crate) fn render(self) -> String {
         self.table.render()
     }

@@ -76,6 +76,11 @@ pub(crate) fn similarity(value: f64) -> String {
     format!("{value:.4}")
 }
 
+/// A figure such as a retention or a loss: three digits after the point.
+pub(crate) fn figure(value: f64) -> String {
+    format!("{value:.3}")
+}
+
 /// A share: `61 %`.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)

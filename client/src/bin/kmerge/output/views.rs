@@ -1,6 +1,8 @@
 //! What people see of each thing: its table, its facts. Text in, text out; the clock is an
 //! argument.
 
+mod fidelity;
+
 use std::time::SystemTime;
 
 use kmerge_client::json::word_of;
@@ -60,9 +62,21 @@ pub(crate) fn base_model(base: &v1::BaseModel, now: SystemTime) -> String {
         .fact("assignment", assignment_rule(&policy))
         .fact("operator", word(policy.operator()))
         .fact("dtype", word(policy.dtype()))
+        .maybe("weighting", word_of(policy.weighting()))
+        .maybe("density", policy.density.map(|share| share.to_string()))
+        .maybe("slot bytes", policy.slot_bytes.map(slot_bytes))
+        .maybe("floor", policy.floor.map(text::figure))
         .fact("config", text::digest(&base.config_sha256))
         .fact("registered", text::ago(base.create_time.as_ref(), now))
         .render()
+}
+
+fn slot_bytes(bytes: u64) -> String {
+    if bytes == 0 {
+        "as the first adapter".to_owned()
+    } else {
+        text::bytes(bytes)
+    }
 }
 
 fn assignment_rule(policy: &v1::MergePolicy) -> String {
@@ -116,15 +130,16 @@ pub(crate) fn slot(slot: &v1::Slot, now: SystemTime) -> String {
         .fact("modules", slot.modules.to_string())
         .fact("dtype", word(slot.dtype()))
         .fact("size", text::bytes(slot.bytes))
+        .maybe("operator", word_of(slot.operator()))
+        .maybe("budget", slot.budget_bytes.map(text::bytes))
         .fact("sha256", &slot.sha256)
-        .fact("path", &slot.path)
+        .maybe(
+            "path",
+            Some(slot.path.clone()).filter(|path| !path.is_empty()),
+        )
         .fact("changed", text::ago(slot.update_time.as_ref(), now))
         .render();
-    let mut members = Table::new(&[Column::Left("MEMBER"), Column::Right("WEIGHT")]);
-    for member in &slot.members {
-        members.row([member.task.clone(), format!("{:.4}", member.weight)]);
-    }
-    format!("{facts}\n{}", members.render())
+    format!("{facts}\n{}", fidelity::members(&slot.members))
 }
 
 /// One change of a slot, as a line.
@@ -151,6 +166,7 @@ pub(crate) fn adapters(adapters: &[v1::Adapter], now: SystemTime) -> String {
         Column::Right("GENERATION"),
         Column::Right("JOB"),
         Column::Right("SIZE"),
+        Column::Right("RETENTION"),
         Column::Left("SHA256"),
         Column::Left("ARRIVED"),
     ]);
@@ -162,6 +178,7 @@ pub(crate) fn adapters(adapters: &[v1::Adapter], now: SystemTime) -> String {
             adapter.generation.to_string(),
             adapter.job_id.to_string(),
             text::bytes(adapter.size_bytes),
+            fidelity::retention(adapter.fidelity.as_ref()),
             text::digest(&adapter.sha256).to_owned(),
             text::ago(adapter.create_time.as_ref(), now),
         ]);
@@ -180,6 +197,7 @@ pub(crate) fn resolved(resolved: &v1::ResolveTaskResponse) -> String {
         .fact("generation", resolved.generation.to_string())
         .fact("path", &resolved.path)
         .fact("sha256", &resolved.sha256)
+        .facts(fidelity::facts(resolved.fidelity.as_ref()))
         .render()
 }
 
@@ -263,6 +281,9 @@ pub(crate) fn decision(decision: &v1::Decision) -> String {
         }
         said += &table.render();
     }
+    if !decision.costs.is_empty() {
+        said += &fidelity::costs(&decision.costs);
+    }
     let members = decision
         .members
         .iter()
@@ -278,6 +299,12 @@ pub(crate) fn decision(decision: &v1::Decision) -> String {
         .fact(
             "size",
             format!("rank {}, {}", decision.rank, text::bytes(decision.bytes)),
+        )
+        .maybe(
+            "budget",
+            decision
+                .slot_budget_bytes
+                .map(|budget| text::of_limit(decision.bytes, budget)),
         )
         .maybe("energy kept", decision.energy_kept.map(text::percent))
         .render()

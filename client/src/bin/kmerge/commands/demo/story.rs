@@ -143,14 +143,16 @@ async fn pull(
         replace: true,
     };
     if let Some(out) = out {
-        return Ok(client.fetch_slot(&fetch(out.to_owned())).await?);
+        return Ok(client
+            .fetch_task(&fetch(out.to_owned()), &resolved.task)
+            .await?);
     }
     let room = tempfile::Builder::new()
         .prefix("kmerge-demo-export-")
         .tempdir()
         .map_err(|error| Failure::system("create a temporary directory", &error))?;
     let fetched = client
-        .fetch_slot(&fetch(room.path().join(&resolved.task)))
+        .fetch_task(&fetch(room.path().join(&resolved.task)), &resolved.task)
         .await?;
     let _ = room.keep();
     Ok(fetched)

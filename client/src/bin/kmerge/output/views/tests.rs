@@ -42,6 +42,7 @@ fn merged() -> v1::Decision {
         rank: 2,
         bytes: 491_608,
         energy_kept: Some(0.612),
+        ..v1::Decision::default()
     }
 }
 
@@ -50,6 +51,7 @@ fn members() -> Vec<v1::Member> {
         .map(|task| v1::Member {
             task: task.into(),
             weight: 0.5,
+            fidelity: None,
         })
         .into()
 }
@@ -82,6 +84,8 @@ fn slot_of(number: u32, bytes: u64) -> v1::Slot {
         path: "/var/lib/kmerge/exports/smollm2-135m/1/3".into(),
         revision: 12,
         update_time: then(),
+        operator: v1::Operator::Exact.into(),
+        budget_bytes: None,
     }
 }
 
@@ -98,6 +102,8 @@ fn base() -> v1::BaseModel {
             threshold: Some(0.05),
             operator: v1::Operator::Exact.into(),
             dtype: v1::SlotDtype::Widest.into(),
+            slot_bytes: Some(0),
+            ..v1::MergePolicy::default()
         }),
         served_as: "SmolLM2-135M-Instruct".into(),
         config_sha256: "ef".repeat(32),
@@ -169,6 +175,7 @@ fn a_decision_that_opened_the_first_slot() {
         members: vec![v1::Member {
             task: "slug-en".into(),
             weight: 1.0,
+            ..v1::Member::default()
         }],
         rank: 2,
         bytes: 491_608,
@@ -198,6 +205,7 @@ fn tasks_as_a_table() {
         generation: 3,
         job_id: 7,
         create_time: then(),
+        ..v1::Adapter::default()
     };
     insta::assert_snapshot!(plain(&adapters(&[adapter], now())));
 }
@@ -211,6 +219,7 @@ fn a_resolved_task() {
         generation: 3,
         path: "/var/lib/kmerge/exports/smollm2-135m/1/3".into(),
         sha256: "cd".repeat(32),
+        ..v1::ResolveTaskResponse::default()
     };
     insta::assert_snapshot!(plain(&resolved(&answer)));
 }
