@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::gram::{Factors, GramScratch};
 use crate::header::{NormalForm, ShapedModule};
 use crate::modules::{Aligned, align};
+use crate::operator::dare::{self, Chance, Joining};
 use crate::operator::exact::{self, Energy, ExactScratch};
-use crate::operator::{ReadScratch, Side, Target, linear};
+use crate::operator::sparse::{Pair, SparseScratch};
+use crate::operator::ties::{self, TiesScratch};
+use crate::operator::{ReadScratch, Side, Target, linear, opcm};
 use crate::parallel::{Pool, Pooled, try_map};
 use crate::similarity::{share, stored_norm};
 use crate::{
@@ -32,7 +35,7 @@ pub struct Outcome {
     /// Norms of the updates as stored, worth keeping with the slot.
     pub norms: ModuleNorms,
     /// Share of the squared singular values that the rank could hold, over all modules together;
-    /// only the exact operator truncates.
+    /// `None` where the operator cuts nothing off.
     pub energy_kept: Option<f64>,
 }
 
@@ -111,7 +114,7 @@ pub fn execute(
         ready = following?;
         next += ready.len();
     }
-    let truncated = plan.assignment == Assignment::Merged && plan.operator == Operator::Exact;
+    let truncated = plan.assignment == Assignment::Merged && plan.operator.truncates();
     // An average that is zero loses nothing.
     let share_kept = || {
         if energy.all > 0.0 {
@@ -183,9 +186,17 @@ fn planned_form(plan: &Plan, modules: &[Aligned<'_>]) -> Result<NormalForm, Merg
 struct Scratch {
     /// One module's factors as f32, where they are stored in a half type.
     wide: Vec<f32>,
+    operator: OperatorScratch,
+    gram: GramScratch,
+}
+
+/// Memory of one thread for the operator, of which only its own part grows.
+#[derive(Debug, Default)]
+struct OperatorScratch {
     read: ReadScratch,
     exact: ExactScratch,
-    gram: GramScratch,
+    sparse: SparseScratch,
+    ties: TiesScratch,
 }
 
 /// One module's factors as stored, A before B: as f32, or as words of a half type.
@@ -244,8 +255,7 @@ impl<'a> Merge<'a> {
         let Buffer { values, words } = &mut *buffer;
         let Scratch {
             wide,
-            read,
-            exact,
+            operator,
             gram,
         } = scratch;
         let values = match dtype {
@@ -253,21 +263,7 @@ impl<'a> Merge<'a> {
             Dtype::F16 | Dtype::Bf16 => wide,
         };
         values.resize(target.len(), 0.0);
-        let weight = self.plan.newcomer_weight;
-        let truncated = match (self.plan.operator, slot, newcomer) {
-            (Operator::Exact, Some(slot), Some(newcomer)) => {
-                Some(exact::merge(slot, newcomer, weight, target, exact, values)?)
-            }
-            // One side alone is already of the target's rank, whatever the operator.
-            (
-                Operator::Exact | Operator::KMergeLinear | Operator::Linear | Operator::Progressive,
-                _,
-                _,
-            ) => {
-                linear::combine(slot, newcomer, weight, target, read, values)?;
-                None
-            }
-        };
+        let truncated = self.combine(module.path, slot, newcomer, target, operator, values)?;
         element::round(dtype, values, words);
         let (a, b) = values.split_at(target.a_len());
         let norm = gram.norm(
@@ -295,5 +291,73 @@ impl<'a> Merge<'a> {
             energy,
             buffer,
         })
+    }
+
+    /// Fills `values` (A, then B) as the operator says; the singular values, if any were cut off.
+    fn combine(
+        &self,
+        path: &str,
+        slot: Option<Side<'_>>,
+        newcomer: Option<Side<'_>>,
+        target: Target,
+        scratch: &mut OperatorScratch,
+        values: &mut [f32],
+    ) -> Result<Option<Energy>, MergeError> {
+        let OperatorScratch {
+            read,
+            exact,
+            sparse,
+            ties,
+        } = scratch;
+        let &Plan {
+            newcomer_weight: weight,
+            weights,
+            density,
+            generation,
+            ..
+        } = self.plan;
+        let pair = Pair {
+            slot,
+            newcomer,
+            weights,
+        };
+        let chance = Chance {
+            path,
+            generation,
+            density,
+        };
+        // A slot that is opened holds its newcomer as it is.
+        let operator = match self.plan.assignment {
+            Assignment::Opened => Operator::Linear,
+            Assignment::Merged => self.plan.operator,
+        };
+        match (operator, slot, newcomer) {
+            (Operator::Exact | Operator::Svd, Some(slot), Some(newcomer)) => {
+                exact::merge(slot, newcomer, weight, target, exact, values).map(Some)
+            }
+            (Operator::Opcm, Some(slot), Some(newcomer)) => {
+                opcm::merge(slot, newcomer, weight, target, exact, values).map(Some)
+            }
+            (Operator::Ties, _, _) => {
+                ties::merge(pair, density, target, ties, values).map(|()| None)
+            }
+            (Operator::DareLinear, _, _) => {
+                dare::merge(pair, Joining::Linear, chance, target, sparse, values).map(|()| None)
+            }
+            (Operator::DareTies, _, _) => {
+                dare::merge(pair, Joining::Ties, chance, target, sparse, values).map(|()| None)
+            }
+            // One side alone is already of the target's rank, whatever the operator.
+            (
+                Operator::Exact
+                | Operator::Svd
+                | Operator::Opcm
+                | Operator::KMergeLinear
+                | Operator::Linear
+                | Operator::Progressive,
+                _,
+                _,
+            ) => linear::combine(slot, newcomer, weight, target, read, values).map(|()| None),
+        }
     }
 }

@@ -4,8 +4,13 @@
 //! they will lie in the file, at the rank of the target. Rounding to the stored type, the check that
 //! everything is finite, and the norms are the caller's.
 
+pub(crate) mod dare;
 pub(crate) mod exact;
 pub(crate) mod linear;
+pub(crate) mod opcm;
+pub(crate) mod sparse;
+mod stack;
+pub(crate) mod ties;
 
 use crate::{MergeError, ModuleLayout, TensorRange, TensorSource, element};
 

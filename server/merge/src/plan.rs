@@ -57,6 +57,11 @@ pub struct Plan {
     pub reason: String,
     /// w, the newcomer's share; the weights of older members are multiplied by 1 − w.
     pub newcomer_weight: f64,
+    /// What the operator multiplies the slot's update and the newcomer's by: 1 − w and w, but 1 and
+    /// 1 for TIES and DARE with the released weighting.
+    pub weights: [f64; 2],
+    /// For TIES and DARE: the share of values that is kept.
+    pub density: f64,
     /// How the two become one; without meaning for a slot that is opened.
     pub operator: Operator,
     /// Rank of every module of the file to be written.
@@ -135,13 +140,16 @@ pub fn plan(
     };
     let replaced = view.map_or(0, |view| view.adapter.source.len());
     within_budget(policy, used - replaced + form.bytes)?;
+    let share = view.map_or(1.0, |view| share(policy, view.members));
     Ok(Plan {
         assignment,
         slot,
         generation: view.map_or(1, |view| view.generation + 1),
         similarities,
         reason: decision.reason,
-        newcomer_weight: view.map_or(1.0, |view| weight(policy, view.members)),
+        newcomer_weight: share,
+        weights: weights(policy, share),
+        density: policy.density,
         operator: policy.operator,
         rank: form.layout.rank(),
         dtype: form.layout.dtype(),
@@ -203,12 +211,38 @@ fn within_budget(policy: &Policy, needed: u64) -> Result<(), MergeError> {
 }
 
 /// The newcomer's share in a slot of `members`.
-fn weight(policy: &Policy, members: u32) -> f64 {
-    let running = 1.0 / (f64::from(members) + 1.0);
+fn share(policy: &Policy, members: u32) -> f64 {
     match (policy.operator, policy.weighting) {
         (Operator::Linear, _) | (_, Weighting::Released) => 0.5,
-        (Operator::KMergeLinear | Operator::Exact | Operator::Progressive, Weighting::Running) => {
-            running
+        (
+            Operator::KMergeLinear
+            | Operator::Exact
+            | Operator::Progressive
+            | Operator::Ties
+            | Operator::DareLinear
+            | Operator::DareTies
+            | Operator::Opcm
+            | Operator::Svd,
+            Weighting::Running,
+        ) => 1.0 / (f64::from(members) + 1.0),
+    }
+}
+
+/// What slot and newcomer are multiplied by when the newcomer has this share.
+fn weights(policy: &Policy, share: f64) -> [f64; 2] {
+    match (policy.operator, policy.weighting) {
+        (Operator::Ties | Operator::DareLinear | Operator::DareTies, Weighting::Released) => {
+            [1.0, 1.0]
         }
+        (
+            Operator::KMergeLinear
+            | Operator::Linear
+            | Operator::Exact
+            | Operator::Progressive
+            | Operator::Opcm
+            | Operator::Svd,
+            Weighting::Released,
+        )
+        | (_, Weighting::Running) => [1.0 - share, share],
     }
 }

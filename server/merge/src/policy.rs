@@ -72,7 +72,8 @@ pub enum AssignmentRule {
 pub enum Weighting {
     /// 1 − 1/n and 1/n: every member counts the same.
     Running,
-    /// As in the code released with K-Merge, which forgets old members: ½ and ½ for `linear`.
+    /// As in the code released with K-Merge: ½ and ½, which forgets old members, and 1 and 1 for
+    /// TIES and DARE, which forget them by pruning them again.
     Released,
 }
 
@@ -88,6 +89,17 @@ pub enum Operator {
     /// Every member keeps its own strongest directions, coded as precisely as the slot's bytes
     /// allow.
     Progressive,
+    /// TIES-Merging of the factors (arXiv 2306.01708): trim, elect a sign, average what has it.
+    Ties,
+    /// DARE of the factors (arXiv 2311.03099), then their weighted sum.
+    DareLinear,
+    /// DARE of the factors, then TIES without its trimming.
+    DareTies,
+    /// Continual merging by orthogonal projection (arXiv 2501.09522), on the updates.
+    Opcm,
+    /// PEFT's `svd`: the weighted sum of the updates, cut at the slot's rank. With weights of sum
+    /// one it is the same as [`Operator::Exact`].
+    Svd,
 }
 
 impl Operator {
@@ -95,6 +107,20 @@ impl Operator {
     #[must_use]
     pub fn is_progressive(self) -> bool {
         self == Self::Progressive
+    }
+
+    /// Whether a merge cuts an update off at the slot's rank.
+    #[must_use]
+    pub fn truncates(self) -> bool {
+        match self {
+            Self::Exact | Self::Opcm | Self::Svd => true,
+            Self::KMergeLinear
+            | Self::Linear
+            | Self::Progressive
+            | Self::Ties
+            | Self::DareLinear
+            | Self::DareTies => false,
+        }
     }
 }
 
@@ -240,11 +266,16 @@ macro_rules! words {
 words!(
     Operator,
     "operator",
-    "kmerge-linear, linear, exact, progressive",
+    "kmerge-linear, linear, exact, progressive, ties, dare-linear, dare-ties, opcm, svd",
     KMergeLinear = "kmerge-linear",
     Linear = "linear",
     Exact = "exact",
-    Progressive = "progressive"
+    Progressive = "progressive",
+    Ties = "ties",
+    DareLinear = "dare-linear",
+    DareTies = "dare-ties",
+    Opcm = "opcm",
+    Svd = "svd"
 );
 words!(
     Weighting,
