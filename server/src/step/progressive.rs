@@ -112,7 +112,7 @@ pub(super) fn run(
         })
     })?;
     let mut writer = tools.reader.new_tensor()?;
-    placement.write(&views, &mut FileSink(&mut writer))?;
+    pool.install(|| placement.write(&views, arrival.newcomer, &mut FileSink(&mut writer)))?;
     report(Stage::Commit, 0.0);
     let tensor = writer.finish()?;
     let mut decision = decision(&placement, COSTS_KEPT);

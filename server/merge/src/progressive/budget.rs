@@ -70,13 +70,20 @@ pub(super) fn rungs_at(member: &Member, rung: u8) -> usize {
     above.min(member.height())
 }
 
-/// Bytes at which every member keeps `floor`, or all it has where that is less.
+/// Bytes of the lowest water level at which every member keeps `floor`, or all it has where that
+/// is less.
 pub(super) fn bytes_at_floor(members: &[&Member], fixed: u64, floor: f64) -> u64 {
-    let needed = |member: &&Member| {
+    let level = |member: &&Member| {
         let rungs = (1..member.height())
             .find(|&rungs| member.fidelity_at(rungs).retention >= floor)
             .unwrap_or(member.height());
-        member.cost(rungs)
+        usize::from(member.first) + rungs - 1
     };
-    fixed + members.iter().map(needed).sum::<u64>()
+    let level = members.iter().map(level).max().unwrap_or(0);
+    let level = u8::try_from(level).unwrap_or(u8::MAX);
+    let costs = members.iter();
+    fixed
+        + costs
+            .map(|member| member.cost(rungs_at(member, level)))
+            .sum::<u64>()
 }

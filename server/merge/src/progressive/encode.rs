@@ -2,18 +2,21 @@
 //!
 //! Two passes over the adapter, so that a segment for each thread is all that is in memory beside
 //! the code itself: the first finds the sizes of all directions, which tell how many layers are
-//! worth making; the second makes them.
+//! worth making; the second makes them, and holds them as long as they are small.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::coder::Encoder;
 use super::figures::{Sums, Tracker};
-use super::member::SMALLEST_NORM;
+use super::member::{Member, SMALLEST_NORM};
 use super::scale::{self, LAST_RUNG};
 use super::segment::{CodedModule, Segment, Truth, segments};
 use super::spectrum::{Component, components};
 use super::vector;
 use crate::operator::ReadScratch;
 use crate::parallel::try_map;
-use crate::{AdapterView, MergeError};
+use crate::{AdapterView, MergeError, TensorSink};
 
 /// The sizes of an adapter's directions, without the directions.
 #[derive(Debug)]
@@ -33,11 +36,16 @@ pub(super) struct Outline {
 /// A code and what it keeps at each rung.
 #[derive(Debug)]
 pub(super) struct Code {
-    /// By segment, the layers from rung 0 on.
-    pub(super) segments: Vec<Vec<Vec<u8>>>,
+    /// By segment, the lengths of the layers from rung 0 on.
+    pub(super) lengths: Vec<Vec<u32>>,
+    /// By segment, the layers themselves, as far as there is memory for them.
+    held: Vec<Option<Vec<Vec<u8>>>>,
     /// By rung.
     pub(super) sums: Vec<Sums>,
 }
+
+/// Bytes of layers that are held until they are written; what is beyond is coded twice.
+const HELD: usize = 16 << 20;
 
 impl Outline {
     /// First pass.
@@ -140,36 +148,119 @@ impl Outline {
         last: u8,
         progress: &(dyn Fn(f32) + Sync),
     ) -> Result<Code, MergeError> {
-        let lengths = segments(&self.modules);
-        let starts: Vec<usize> = lengths
-            .iter()
-            .scan(0, |next, length| {
-                let start = *next;
-                *next += length;
-                Some(start)
-            })
-            .collect();
-        let finished = std::sync::atomic::AtomicUsize::new(0);
-        let coded = try_map(lengths.len(), ReadScratch::default, |scratch, index| {
-            let range = starts[index]..starts[index] + lengths[index];
-            let truth = range
-                .clone()
-                .map(|place| self.truth(place, newcomer, scratch))
-                .collect::<Result<Vec<_>, _>>()?;
-            let coded = code_segment(&self.modules[range], &Truth { modules: &truth }, last);
-            let done = finished.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-            progress(crate::similarity::share(done, lengths.len()));
-            Ok::<_, MergeError>(coded)
+        let ranges = self.segments();
+        let (finished, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let coded = try_map(ranges.len(), ReadScratch::default, |scratch, index| {
+            let truth = self.truths(ranges[index].clone(), newcomer, scratch)?;
+            let truth = Truth { modules: &truth };
+            let modules = &self.modules[ranges[index].clone()];
+            let mut tracker = Tracker::new(modules.len());
+            let mut sums = Vec::with_capacity(usize::from(last) + 1);
+            let layers = code_segment(modules, &truth, last, |segment| {
+                sums.push(tracker.measure(segment, &truth));
+            });
+            let size: usize = layers.iter().map(Vec::len).sum();
+            let lengths = layers.iter().map(|layer| length(layer)).collect();
+            let done = finished.fetch_add(1, Ordering::Relaxed) + 1;
+            progress(crate::similarity::share(done, ranges.len()));
+            let is_held = held.fetch_add(size, Ordering::Relaxed) + size <= HELD;
+            Ok::<_, MergeError>((lengths, is_held.then_some(layers), sums))
         })?;
-        let mut sums = vec![Sums::default(); usize::from(last) + 1];
-        let mut segments = Vec::with_capacity(coded.len());
-        for (layers, of_segment) in coded {
-            sums.iter_mut()
+        let mut code = Code {
+            lengths: Vec::with_capacity(coded.len()),
+            held: Vec::with_capacity(coded.len()),
+            sums: vec![Sums::default(); usize::from(last) + 1],
+        };
+        for (lengths, held, of_segment) in coded {
+            code.sums
+                .iter_mut()
                 .zip(&of_segment)
                 .for_each(|(sum, more)| sum.add(more));
-            segments.push(layers);
+            code.lengths.push(lengths);
+            code.held.push(held);
         }
-        Ok(Code { segments, sums })
+        Ok(code)
+    }
+
+    /// Writes the layers of the rungs in `rungs`, segment by segment; those that are not held are
+    /// made again, a few segments at a time.
+    pub(super) fn write_layers(
+        &self,
+        newcomer: AdapterView<'_>,
+        code: &Code,
+        rungs: Range<u8>,
+        sink: &mut dyn TensorSink,
+    ) -> Result<(), MergeError> {
+        let ranges = self.segments();
+        let threads = rayon::current_num_threads();
+        for start in (0..ranges.len()).step_by(threads) {
+            let count = threads.min(ranges.len() - start);
+            let made = try_map(count, ReadScratch::default, |scratch, index| {
+                let index = start + index;
+                if code.held[index].is_some() || rungs.is_empty() {
+                    return Ok(None);
+                }
+                let truth = self.truths(ranges[index].clone(), newcomer, scratch)?;
+                let truth = Truth { modules: &truth };
+                let modules = &self.modules[ranges[index].clone()];
+                let layers = code_segment(modules, &truth, rungs.end - 1, |_| ());
+                Ok::<_, MergeError>(Some(layers))
+            })?;
+            for (made, held) in made.iter().zip(&code.held[start..]) {
+                let layers = made.as_ref().or(held.as_ref());
+                let kept = usize::from(rungs.start)..usize::from(rungs.end);
+                for layer in layers
+                    .and_then(|layers| layers.get(kept))
+                    .unwrap_or_default()
+                {
+                    sink.write(layer).map_err(MergeError::Sink)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The modules of each segment.
+    fn segments(&self) -> Vec<Range<usize>> {
+        let lengths = segments(&self.modules);
+        let mut next = 0;
+        let ranges = lengths.into_iter().map(|length| {
+            let start = next;
+            next += length;
+            start..next
+        });
+        ranges.collect()
+    }
+
+    fn truths(
+        &self,
+        modules: Range<usize>,
+        newcomer: AdapterView<'_>,
+        scratch: &mut ReadScratch,
+    ) -> Result<Vec<Vec<(i32, Component)>>, MergeError> {
+        modules
+            .map(|place| self.truth(place, newcomer, scratch))
+            .collect()
+    }
+
+    /// The newcomer with enough layers to keep `floor`, when those of `code` may not be enough: what
+    /// a refusal's advice is made from. Each attempt goes two planes further.
+    pub(super) fn code_to(
+        &self,
+        newcomer: AdapterView<'_>,
+        floor: f64,
+        code: &Code,
+        member: impl Fn(&Code) -> Member,
+    ) -> Result<Member, MergeError> {
+        const FURTHER: u8 = 16;
+        let finest = self.finest_rung();
+        let mut complete = member(code);
+        let mut last = u8::try_from(code.sums.len()).map_or(finest, |count| count - 1);
+        while complete.fidelity().retention < floor && last < finest {
+            last = last.saturating_add(FURTHER).min(finest);
+            complete = member(&self.code(newcomer, last, &|_| ())?);
+        }
+        Ok(complete)
     }
 
     /// A module's directions relative to the adapter's norm, ready to be coded.
@@ -198,15 +289,25 @@ fn norm_step(relative: f64) -> Option<i32> {
     scale::size_step(relative).filter(|&step| step <= SMALLEST_NORM)
 }
 
-fn code_segment(modules: &[CodedModule], truth: &Truth<'_>, last: u8) -> (Vec<Vec<u8>>, Vec<Sums>) {
-    let mut segment = Segment::new(modules);
-    let mut tracker = Tracker::new(modules.len());
+/// Codes a segment up to `last`; `after` sees it as it is after each layer.
+fn code_segment(
+    modules: &[CodedModule],
+    truth: &Truth<'_>,
+    last: u8,
+    mut after: impl FnMut(&Segment),
+) -> Vec<Vec<u8>> {
+    let mut segment = Segment::new(modules, usize::MAX);
     (0..=last)
         .map(|rung| {
             let mut encoder = Encoder::new();
             // An encoder's own bits always make sense.
             segment.layer(rung, Some(truth), &mut encoder);
-            (encoder.finish(), tracker.measure(&segment, truth))
+            after(&segment);
+            encoder.finish()
         })
-        .unzip()
+        .collect()
+}
+
+fn length(layer: &[u8]) -> u32 {
+    u32::try_from(layer.len()).unwrap_or(u32::MAX)
 }

@@ -52,11 +52,12 @@ fn with_member(
             let (decoded, places) = packed.decode(view.source, index, segment, rungs)?;
             let (mut sum, mut common) = (0.0, 0_u32);
             for (place, &entry) in places.iter().enumerate() {
-                let path = &packed.table.entries()[entry].path;
+                let entry = &packed.table.entries()[entry];
                 let modules = &newcomer.layout.modules;
-                let found =
-                    modules.binary_search_by(|module| crate::compare_paths(&module.path, path));
+                let found = modules
+                    .binary_search_by(|module| crate::compare_paths(&module.path, &entry.path));
                 if let Ok(module) = found {
+                    entry.expect_shape_of(&modules[module])?;
                     sum += scratch.cosine(newcomer, outline, module, &decoded.served(place))?;
                     common += 1;
                 }

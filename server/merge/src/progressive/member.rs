@@ -74,6 +74,34 @@ impl Rung {
             ranks: sums.ranks,
         }
     }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        for word in [self.error, self.retention, self.energy] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        push_count(out, self.most);
+        push_count(out, self.ranks);
+    }
+
+    /// Whether these modules can have such ranks: adapters are made from them.
+    fn is_possible(&self, modules: &[CodedModule]) -> bool {
+        let ranks = modules.iter().map(CodedModule::full_rank);
+        self.most <= ranks.clone().max().unwrap_or(0)
+            && self.ranks <= ranks.sum()
+            && is_makeable(self.most, modules)
+    }
+
+    fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
+        let mut word = || Some(u16::from_le_bytes(cursor.array()?));
+        let (error, retention, energy) = (word()?, word()?, word()?);
+        Some(Self {
+            error,
+            retention,
+            energy,
+            most: cursor.count()?,
+            ranks: cursor.count()?,
+        })
+    }
 }
 
 #[expect(
@@ -83,6 +111,15 @@ impl Rung {
 )]
 fn stored(value: f64) -> u16 {
     value as u16
+}
+
+/// Whether an adapter of this rank fits into memory: far above any, but no file may ask for more.
+fn is_makeable(rank: usize, modules: &[CodedModule]) -> bool {
+    const ENTRIES: usize = 1 << 28;
+    let widths = modules
+        .iter()
+        .map(|module| module.out_features + module.in_features);
+    widths.max().unwrap_or(0).saturating_mul(rank) <= ENTRIES
 }
 
 /// A member without its layers.
@@ -123,12 +160,6 @@ impl Member {
         for (&place, &module) in places.iter().zip(&outline.modules) {
             modules[place] = Some(module);
         }
-        let lengths = |layers: &Vec<Vec<u8>>| -> Vec<u32> {
-            let lengths = layers[first..].iter();
-            lengths
-                .map(|layer| u32::try_from(layer.len()).unwrap_or(u32::MAX))
-                .collect()
-        };
         let mut member = Self {
             task: task.to_owned(),
             norm: narrow(outline.norm),
@@ -136,7 +167,11 @@ impl Member {
             modules,
             first: u8::try_from(first).unwrap_or(LAST_RUNG),
             rungs: code.sums[first..].iter().map(Rung::new).collect(),
-            layers: code.segments.iter().map(lengths).collect(),
+            layers: code
+                .lengths
+                .iter()
+                .map(|lengths| lengths[first..].to_vec())
+                .collect(),
             costs: Vec::new(),
         };
         member.count_costs();
@@ -200,6 +235,14 @@ impl Member {
         self
     }
 
+    /// In a table that has only the modules for which `kept` says so; the others it does not have.
+    pub(super) fn narrowed(mut self, kept: &[bool]) -> Self {
+        let mut kept = kept.iter();
+        self.modules.retain(|_| kept.next() == Some(&true));
+        self.count_costs();
+        self
+    }
+
     /// Bytes of all layers together.
     pub(super) fn payload(&self) -> u64 {
         self.layers
@@ -210,24 +253,41 @@ impl Member {
     }
 
     fn count_costs(&mut self) {
-        let mut payload = 0;
-        let mut costs = Vec::with_capacity(self.height());
+        let length = |head: &Vec<u8>| u64::try_from(head.len()).unwrap_or(u64::MAX);
         let mut head = Vec::new();
-        for rungs in 1..=self.height() {
-            payload += self
-                .layers
-                .iter()
-                .map(|layers| u64::from(layers[rungs - 1]))
-                .sum::<u64>();
+        self.write_identity(&mut head);
+        let identity = length(&head);
+        let mut ladder = 0;
+        let mut costs = Vec::with_capacity(self.height());
+        for (index, rung) in self.rungs.iter().enumerate() {
             head.clear();
-            self.write_head(rungs, &mut head);
-            costs.push(payload + u64::try_from(head.len()).unwrap_or(u64::MAX));
+            rung.write(&mut head);
+            for layers in &self.layers {
+                push_number(&mut head, u64::from(layers[index]));
+                ladder += u64::from(layers[index]);
+            }
+            ladder += length(&head);
+            head.clear();
+            push_count(&mut head, index + 1);
+            costs.push(identity + length(&head) + ladder);
         }
         self.costs = costs;
     }
 
     /// Appends the head of the member with its first `rungs` rungs.
     pub(super) fn write_head(&self, rungs: usize, out: &mut Vec<u8>) {
+        self.write_identity(out);
+        push_count(out, rungs);
+        self.rungs[..rungs].iter().for_each(|rung| rung.write(out));
+        for layers in &self.layers {
+            for &length in &layers[..rungs] {
+                push_number(out, u64::from(length));
+            }
+        }
+    }
+
+    /// Appends what does not depend on how many rungs there are.
+    fn write_identity(&self, out: &mut Vec<u8>) {
         push_text(out, &self.task);
         out.extend_from_slice(&self.norm.to_le_bytes());
         push_count(out, self.rank);
@@ -240,19 +300,6 @@ impl Member {
             }));
         }
         out.push(self.first);
-        push_count(out, rungs);
-        for rung in &self.rungs[..rungs] {
-            for word in [rung.error, rung.retention, rung.energy] {
-                out.extend_from_slice(&word.to_le_bytes());
-            }
-            push_count(out, rung.most);
-            push_count(out, rung.ranks);
-        }
-        for layers in &self.layers {
-            for &length in &layers[..rungs] {
-                push_number(out, u64::from(length));
-            }
-        }
     }
 
     /// Reads what [`Member::write_head`] wrote.
@@ -283,20 +330,13 @@ impl Member {
         if height == 0 || usize::from(first) + height > usize::from(LAST_RUNG) + 1 {
             return None;
         }
-        let rungs = (0..height)
-            .map(|_| {
-                let mut word = || Some(u16::from_le_bytes(cursor.array()?));
-                let (error, retention, energy) = (word()?, word()?, word()?);
-                Some(Rung {
-                    error,
-                    retention,
-                    energy,
-                    most: cursor.count()?,
-                    ranks: cursor.count()?,
-                })
-            })
-            .collect::<Option<Vec<_>>>()?;
         let present: Vec<CodedModule> = modules.iter().flatten().copied().collect();
+        if !is_makeable(rank, &present) {
+            return None;
+        }
+        let rungs = (0..height)
+            .map(|_| Rung::read(cursor).filter(|rung| rung.is_possible(&present)))
+            .collect::<Option<Vec<_>>>()?;
         let layers = segments(&present)
             .iter()
             .map(|_| {

@@ -88,6 +88,7 @@ pub struct Placement {
     pub costs: Vec<MemberCost>,
     /// The head of the file to be written.
     pub packed: PackedSlot,
+    outline: Outline,
     code: Code,
 }
 
@@ -185,12 +186,14 @@ pub fn place(
         reason,
         costs,
         packed,
+        outline,
         code,
     })
 }
 
 impl Placement {
     /// Writes the slot's next file: old members cut to what they keep, the newcomer behind them.
+    /// `slots` and `adapter` are those that it was placed with.
     ///
     /// # Errors
     ///
@@ -199,6 +202,7 @@ impl Placement {
     pub fn write(
         &self,
         slots: &[PackedView<'_>],
+        adapter: AdapterView<'_>,
         sink: &mut dyn TensorSink,
     ) -> Result<(), MergeError> {
         let view = slots.iter().find(|view| view.slot == self.slot);
@@ -226,18 +230,15 @@ impl Placement {
         let Some(newcomer) = self.packed.members.last() else {
             return Ok(());
         };
-        let first = usize::from(newcomer.first);
-        for layers in &self.code.segments {
-            for layer in &layers[first..first + newcomer.height()] {
-                sink.write(layer).map_err(MergeError::Sink)?;
-            }
-        }
-        Ok(())
+        let kept = u8::try_from(newcomer.height()).unwrap_or(u8::MAX);
+        let rungs = newcomer.first..newcomer.first.saturating_add(kept);
+        self.outline.write_layers(adapter, &self.code, rungs, sink)
     }
 }
 
 impl PackedSlot {
-    /// Writes the slot without one member. What the others have given up stays given up.
+    /// Writes the slot without one member, and without modules that only it had. What the others
+    /// have given up stays given up.
     ///
     /// # Errors
     ///
@@ -251,11 +252,17 @@ impl PackedSlot {
         let staying: Vec<usize> = (0..self.members.len())
             .filter(|&index| index != member)
             .collect();
+        let kept: Vec<bool> = (0..self.table.len())
+            .map(|place| {
+                let mut staying = staying.iter();
+                staying.any(|&index| self.members[index].modules[place].is_some())
+            })
+            .collect();
         let members = staying
             .iter()
-            .map(|&index| self.members[index].clone())
+            .map(|&index| self.members[index].clone().narrowed(&kept))
             .collect();
-        let rest = Self::lay_out(self.budget, self.table.clone(), members);
+        let rest = Self::lay_out(self.budget, self.table.clone().narrowed(&kept), members);
         sink.write(&rest.head()).map_err(MergeError::Sink)?;
         for index in staying {
             self.copy_layers(source, index, &self.members[index], sink)?;
@@ -437,10 +444,11 @@ impl<'a> Candidate<'a> {
                 }
             })
             .collect();
-        members.push(Member::new(newcomer.task, outline, code, &new, &table));
+        let arrived = |code: &Code| Member::new(newcomer.task, outline, code, &new, &table);
+        members.push(arrived(code));
 
         let all: Vec<&Member> = members.iter().collect();
-        let fixed = PackedSlot::fixed_bytes(&table, all.len(), self.budget) + beside.of(all.len());
+        let fixed = PackedSlot::fixed_bytes(&table, all.len()) + beside.of(all.len());
         let rungs = share_out(&all, fixed, self.budget).map_err(|needed| MergeError::SlotFull {
             slot: self.slot,
             needed,
@@ -459,7 +467,12 @@ impl<'a> Candidate<'a> {
                     retention: after.retention,
                     floor,
                     allowed: self.budget,
-                    needed: bytes_at_floor(&all, fixed, floor),
+                    needed: {
+                        let complete = outline.code_to(newcomer.adapter, floor, code, arrived)?;
+                        let others = &all[..all.len() - 1];
+                        let all: Vec<&Member> = others.iter().copied().chain([&complete]).collect();
+                        bytes_at_floor(&all, fixed, floor)
+                    },
                 });
             }
             costs.push(MemberCost {

@@ -26,6 +26,16 @@ pub(super) struct CodedModule {
     pub(super) norm: Option<i32>,
 }
 
+impl CodedModule {
+    /// The most directions that it can have.
+    pub(super) fn full_rank(&self) -> usize {
+        match self.norm {
+            Some(_) => self.out_features.min(self.in_features),
+            None => 0,
+        }
+    }
+}
+
 /// Cuts modules into segments: the lengths of the runs.
 pub(super) fn segments(modules: &[CodedModule]) -> Vec<usize> {
     let mut lengths = Vec::new();
@@ -125,6 +135,7 @@ pub(super) struct Truth<'a> {
 pub(super) struct Segment {
     modules: Vec<Module>,
     chances: Box<SegmentChances>,
+    limit: usize,
 }
 
 #[derive(Debug, Default)]
@@ -136,11 +147,12 @@ struct SegmentChances {
 }
 
 impl Segment {
-    /// Nothing known yet.
-    pub(super) fn new(modules: &[CodedModule]) -> Self {
+    /// Nothing known yet. A module with more than `limit` directions makes no sense.
+    pub(super) fn new(modules: &[CodedModule], limit: usize) -> Self {
         Self {
             modules: modules.iter().copied().map(Module::new).collect(),
             chances: Box::default(),
+            limit,
         }
     }
 
@@ -156,7 +168,7 @@ impl Segment {
                 continue;
             }
             let truth = truth.map(|truth| truth.modules[place].as_slice());
-            if !module.layer(rung, truth, coder, &mut self.chances) {
+            if !module.layer(rung, truth, coder, &mut self.chances, self.limit) {
                 return false;
             }
         }
@@ -210,9 +222,10 @@ impl Module {
         truth: Option<&[(i32, Component)]>,
         coder: &mut C,
         chances: &mut SegmentChances,
+        limit: usize,
     ) -> bool {
         let widest = self.left_term.max(self.right_term);
-        let most = self.shape.out_features.min(self.shape.in_features);
+        let most = self.shape.full_rank();
         // Directions that come in at this rung, the strongest first.
         while self.directions.len() < most {
             let next = truth.and_then(|truth| truth.get(self.directions.len()));
@@ -220,6 +233,9 @@ impl Module {
                 next.is_some_and(|(step, _)| scale::entry_rung(*step, widest) <= i32::from(rung));
             if !coder.bit(&mut chances.another, due) {
                 break;
+            }
+            if self.directions.len() >= limit {
+                return false;
             }
             // Which of the sizes that share this rung as their entry; at rung 0, all that is larger.
             let step = if rung == 0 {
@@ -231,7 +247,9 @@ impl Module {
                 let offset = coder.coins(u32::try_from(offset).unwrap_or(0), 2);
                 first + i32::try_from(offset).unwrap_or(0)
             };
-            if !(0..=SMALLEST).contains(&step) {
+            // An encoder never sends one that is not due, so both vectors come in with it.
+            let due = scale::entry_rung(step, widest) <= i32::from(rung);
+            if !(due && (0..=SMALLEST).contains(&step)) {
                 return false;
             }
             self.directions.push(Direction {

@@ -53,7 +53,8 @@ impl PackedSlot {
     }
 
     /// Writes the adapter of the slot as a whole: the mean of the members' updates, at the largest
-    /// rank that any of them arrived with, cut off one member after the other as `exact` does.
+    /// rank that any of them arrived with (or all are served with, where that is less), cut off one
+    /// member after the other as `exact` does.
     ///
     /// # Errors
     ///
@@ -64,8 +65,9 @@ impl PackedSlot {
         dtype: Dtype,
         sink: &mut dyn TensorSink,
     ) -> Result<AdapterLayout, MergeError> {
-        let ranks = self.members.iter().map(|member| member.rank);
-        let rank = ranks.max().unwrap_or(1).max(1);
+        let arrived = self.members.iter().map(|member| member.rank).max();
+        let served = self.members.iter().map(|member| member.fidelity().rank);
+        let rank = arrived.unwrap_or(0).min(served.sum()).max(1);
         let shapes = (0..self.table.len()).map(|place| self.shape(place));
         let form = NormalForm::new(shapes, rank, dtype);
         sink.write(&form.head).map_err(MergeError::Sink)?;

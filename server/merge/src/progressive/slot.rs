@@ -3,15 +3,16 @@
 //! ```text
 //! "KMPROG01"                    magic and version
 //! u32, little-endian            length of the rest of the head
-//! budget                        bytes that the file may take, for good
+//! u64, little-endian            budget: bytes that the file may take, for good
 //! table                         the modules' paths and shapes
 //! members                       count, then each member's head (see `member`)
 //! layers                        by member, by segment, from the first rung on
 //! ```
 //!
-//! Numbers are LEB128. The file is read by a head and ranges, so a slot need not fit into memory.
+//! Numbers are LEB128 where nothing else is said. The file is read by a head and ranges, so a slot
+//! need not fit into memory.
 
-use super::bytes::{Cursor, push_count, push_number};
+use super::bytes::{Cursor, push_count};
 use super::coder::Decoder;
 use super::member::{Fidelity, Member};
 use super::segment::{Segment, segments};
@@ -21,6 +22,8 @@ use crate::{MergeError, TensorSink, TensorSource};
 const MAGIC: &[u8; 8] = b"KMPROG01";
 /// Magic and length.
 const PREFIX: u64 = 12;
+/// The budget: of one length whatever it is, so that a slot fits exactly the bytes it asks for.
+const BUDGET: u64 = 8;
 /// No head is longer: a thousand members of a model with a thousand modules take two megabytes.
 const LONGEST_HEAD: u32 = 64 << 20;
 
@@ -97,18 +100,17 @@ impl PackedSlot {
     }
 
     /// Bytes of the file beside what its members cost.
-    pub(super) fn fixed_bytes(table: &Table, members: usize, budget: u64) -> u64 {
+    pub(super) fn fixed_bytes(table: &Table, members: usize) -> u64 {
         let mut head = Vec::new();
-        push_number(&mut head, budget);
         table.write(&mut head);
         push_count(&mut head, members);
-        PREFIX + u64::try_from(head.len()).unwrap_or(u64::MAX)
+        PREFIX + BUDGET + u64::try_from(head.len()).unwrap_or(u64::MAX)
     }
 
     /// Everything before the layers.
     pub(super) fn head(&self) -> Vec<u8> {
         let mut rest = Vec::new();
-        push_number(&mut rest, self.budget);
+        rest.extend_from_slice(&self.budget.to_le_bytes());
         self.table.write(&mut rest);
         push_count(&mut rest, self.members.len());
         for member in &self.members {
@@ -156,7 +158,7 @@ impl PackedSlot {
 
     fn read_head(head: &[u8]) -> Option<Self> {
         let mut cursor = Cursor(head);
-        let budget = cursor.number()?;
+        let budget = u64::from_le_bytes(cursor.array()?);
         let table = Table::read(&mut cursor)?;
         let count = cursor.count()?;
         let mut members = Vec::new();
@@ -236,7 +238,7 @@ impl PackedSlot {
         let runs = segments(&present);
         let start: usize = runs[..segment].iter().sum();
         let range = start..start + runs[segment];
-        let mut decoded = Segment::new(&present[range.clone()]);
+        let mut decoded = Segment::new(&present[range.clone()], owner.fidelity().rank);
         let mut rest = bytes.as_slice();
         // Rungs before the first have empty layers, which decode to nothing but learnt chances.
         let empty = std::iter::repeat_n(&0_u32, usize::from(owner.first));

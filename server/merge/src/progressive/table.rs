@@ -1,7 +1,7 @@
 //! The modules that the members of a slot have between them, written once.
 
 use super::bytes::{Cursor, push_count};
-use crate::{AdapterLayout, MergeError, compare_paths};
+use crate::{AdapterLayout, MergeError, ModuleLayout, compare_paths};
 
 /// Paths and shapes in natural order, each path once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,6 +22,22 @@ pub(super) struct Joined {
     pub(super) old: Vec<usize>,
     /// Where the newcomer's modules are.
     pub(super) new: Vec<usize>,
+}
+
+impl Entry {
+    /// Adapters of one base model agree on every module's shape.
+    pub(super) fn expect_shape_of(&self, module: &ModuleLayout) -> Result<(), MergeError> {
+        if (self.out_features, self.in_features) == (module.out_features, module.in_features) {
+            return Ok(());
+        }
+        Err(MergeError::ShapeMismatch {
+            module: module.path.clone(),
+            slot_out: self.out_features,
+            slot_in: self.in_features,
+            new_out: module.out_features,
+            new_in: module.in_features,
+        })
+    }
 }
 
 impl Table {
@@ -45,19 +61,7 @@ impl Table {
         let mut table = self.clone();
         for module in &layout.modules {
             match table.find(&module.path) {
-                Ok(place) => {
-                    let entry = &table.0[place];
-                    let (out_features, in_features) = (entry.out_features, entry.in_features);
-                    if (out_features, in_features) != (module.out_features, module.in_features) {
-                        return Err(MergeError::ShapeMismatch {
-                            module: module.path.clone(),
-                            slot_out: out_features,
-                            slot_in: in_features,
-                            new_out: module.out_features,
-                            new_in: module.in_features,
-                        });
-                    }
-                }
+                Ok(place) => table.0[place].expect_shape_of(module)?,
                 Err(place) => table.0.insert(
                     place,
                     Entry {
@@ -76,6 +80,13 @@ impl Table {
             new: places(&mut layout.modules.iter().map(|module| module.path.as_str())),
             table,
         })
+    }
+
+    /// Only the modules for which `kept` says so.
+    pub(super) fn narrowed(mut self, kept: &[bool]) -> Self {
+        let mut kept = kept.iter();
+        self.0.retain(|_| kept.next() == Some(&true));
+        self
     }
 
     fn find(&self, path: &str) -> Result<usize, usize> {
@@ -106,13 +117,18 @@ impl Table {
     pub(super) fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
         /// Far above any model's; keeps products of sizes far from overflow.
         const LARGEST: usize = 1 << 24;
+        /// The same; and few bytes of shared beginnings must not become many bytes of paths.
+        const MODULES: usize = 1 << 16;
+        const PATH: usize = 1 << 10;
         let mut entries: Vec<Entry> = Vec::new();
-        for _ in 0..cursor.count()? {
+        for _ in 0..cursor.count().filter(|&count| count <= MODULES)? {
             let before = entries
                 .last()
                 .map_or(&[][..], |entry| entry.path.as_bytes());
             let shared = cursor.count()?;
-            let rest = cursor.count()?;
+            let rest = cursor
+                .count()
+                .filter(|&rest| rest <= PATH - shared.min(PATH))?;
             let mut path = before.get(..shared)?.to_vec();
             path.extend_from_slice(cursor.take(rest)?);
             let entry = Entry {

@@ -13,3 +13,4 @@ mod goldens;
 mod hostile;
 mod laws;
 mod normal_form;
+mod progressive;
