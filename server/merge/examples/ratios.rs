@@ -15,13 +15,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use kmerge_merge::{Operator, SlotDtype};
-use workload::{GemmScratch, Memory, Workload, count, gemm_round, search_flop};
+use workload::{GemmScratch, Memory, OPERATORS, Workload, count, gemm_round, search_flop};
 
 /// Rounds of each measurement; the best counts, since disturbance only ever adds.
 const ROUNDS: u32 = 30;
 const MILLISECONDS: f64 = 1e3;
 const MIB: f64 = 1024.0 * 1024.0;
-const OPERATORS: [Operator; 3] = [Operator::KMergeLinear, Operator::Linear, Operator::Exact];
 /// The argument that makes this the second process.
 const MEASURE_MEMORY: &str = "--measure-memory";
 

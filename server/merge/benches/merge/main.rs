@@ -10,7 +10,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kmerge_merge::{Operator, SlotDtype};
-use workload::{GemmScratch, Memory, Workload, gemm_round, search_flop};
+use workload::{GemmScratch, Memory, OPERATORS, Workload, gemm_round, search_flop};
 
 fn yardsticks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("yardsticks");
@@ -67,7 +67,7 @@ fn merge(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("merge");
     for dtype in [SlotDtype::F32, SlotDtype::F16] {
         let workload = Workload::new(1, dtype);
-        for operator in [Operator::KMergeLinear, Operator::Linear, Operator::Exact] {
+        for operator in OPERATORS {
             let plan = workload.search(operator);
             let mut sink = Memory::default();
             group.bench_function(BenchmarkId::new(operator.to_string(), dtype), |bencher| {

@@ -12,6 +12,18 @@ use kmerge_merge::{
 };
 use rayon::prelude::*;
 
+/// Every operator that makes one adapter of two.
+pub(crate) const OPERATORS: [Operator; 8] = [
+    Operator::KMergeLinear,
+    Operator::Linear,
+    Operator::Exact,
+    Operator::Ties,
+    Operator::DareLinear,
+    Operator::DareTies,
+    Operator::Opcm,
+    Operator::Svd,
+];
+
 /// Rank of every adapter.
 const RANK: usize = 32;
 const LAYERS: usize = 16;

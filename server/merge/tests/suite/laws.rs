@@ -8,6 +8,18 @@ use crate::support::dense::{self, average, cosine, relative_difference, updates}
 use crate::support::files::{Adapter, Module, adapter};
 use crate::support::store::{Store, policy};
 
+/// Every operator that makes one adapter of two.
+const OPERATORS: [Operator; 8] = [
+    Operator::KMergeLinear,
+    Operator::Linear,
+    Operator::Exact,
+    Operator::Ties,
+    Operator::DareLinear,
+    Operator::DareTies,
+    Operator::Opcm,
+    Operator::Svd,
+];
+
 /// Modules of the tiny base with their shapes.
 const MODULES: [(&str, [usize; 2]); 4] = [
     ("0.self_attn.q_proj", [12, 12]),
@@ -196,10 +208,10 @@ proptest! {
     #[test]
     fn whatever_arrives_the_slots_are_finite_and_as_promised(
         arrivals in proptest::collection::vec(any_adapter(), 1..6),
-        operator in 0_usize..3,
+        operator in 0..OPERATORS.len(),
         slots in 1_u32..4,
     ) {
-        let operator = [Operator::KMergeLinear, Operator::Linear, Operator::Exact][operator];
+        let operator = OPERATORS[operator];
         let policy = policy(slots, AssignmentRule::KMerge, operator);
         let mut store = Store::default();
         for newcomer in &arrivals {

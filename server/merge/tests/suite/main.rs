@@ -7,6 +7,7 @@
 
 mod support;
 
+mod baselines;
 mod budget;
 mod exact;
 mod goldens;
