@@ -1,6 +1,13 @@
 //! Which slot a newcomer goes to: the two rules of K-Merge (arXiv 2510.13537) as pure decisions.
 //!
-//! Ties are settled by the lowest slot number, so a decision is a function of its input.
+//! Ties are settled by the lowest slot number, so a decision is a function of its input. These rules
+//! take arrivals as they come and never move a member again; [`best_pair`] does, and [`calibration`]
+//! finds kmerge++ its threshold. Both stand beside [`plan()`](crate::plan()), which changes one slot.
+
+pub mod best_pair;
+pub mod calibration;
+#[cfg(test)]
+mod toy;
 
 use crate::AssignmentRule;
 

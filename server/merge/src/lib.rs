@@ -12,7 +12,7 @@
 //! `DESIGN.md` in the crate has notation, formulas with their sources, and invariants.
 
 mod adapter;
-mod assign;
+pub mod assign;
 mod base;
 mod device;
 mod dtype;

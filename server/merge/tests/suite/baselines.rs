@@ -331,7 +331,7 @@ fn values_that_are_not_finite_are_refused_by_every_operator() {
         for operator in ALL {
             let policy = one_slot(operator);
             let fine = adapter(std::slice::from_ref(&plain), 3.0, Dtype::F32);
-            let store = merged(&policy, &[fine.clone()]);
+            let store = merged(&policy, std::slice::from_ref(&fine));
             let views = store.views();
             // A search would find it first; a plan for another newcomer does not.
             let made = kmerge_merge::plan(&policy, &views, fine.view(), &|_| ()).unwrap();
