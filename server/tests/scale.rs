@@ -53,6 +53,7 @@ fn slot_tensors(adapter: &Files, base: &str) -> Vec<u8> {
         assignment: AssignmentRule::KMerge,
         operator: Operator::KMergeLinear,
         dtype: SlotDtype::Widest,
+        ..Policy::default()
     };
     let plan = plan(&policy, &[], newcomer, &|_| ()).unwrap();
     let mut bytes = Vec::new();

@@ -37,6 +37,7 @@ impl Replay {
                 assignment: AssignmentRule::KMerge,
                 operator: Operator::KMergeLinear,
                 dtype: SlotDtype::Widest,
+                ..Policy::default()
             },
             base: BaseModel::from_config_json(&config).unwrap(),
             slots: BTreeMap::new(),
@@ -98,6 +99,7 @@ impl Replay {
             rank: u32::try_from(plan.rank).unwrap(),
             bytes: plan.bytes,
             energy_kept: outcome.energy_kept,
+            ..v1::Decision::default()
         };
         self.slots.insert(
             plan.slot,
