@@ -39,11 +39,11 @@ const OF_SERVICE_MANAGERS: [&str; 7] = [
     "WATCHDOG_USEC",
 ];
 
-const CONFIG: &str = "# The demo's kmerged: nothing differs from the defaults.\n";
+const CONFIG: &str = "# A private kmerged: nothing differs from the defaults.\n";
 
 /// A kmerged that runs. Dropped, it is killed; [`Daemon::stop`] is the way to end it.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     socket: PathBuf,
     log: PathBuf,
@@ -51,7 +51,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts kmerged on `directory`, which holds its socket, configuration, log and state.
-    pub(super) fn start(kmerged: &Path, directory: &Path) -> Result<Self, Failure> {
+    pub(crate) fn start(kmerged: &Path, directory: &Path) -> Result<Self, Failure> {
         let socket = directory.join("kmerged.sock");
         let config = directory.join("kmerged.toml");
         let log = directory.join("kmerged.log");
@@ -81,17 +81,17 @@ impl Daemon {
     }
 
     /// Its socket.
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Its log.
-    pub(super) fn log(&self) -> &Path {
+    pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
     /// A connection, once its health is SERVING.
-    pub(super) async fn ready(&mut self) -> Result<Client, Failure> {
+    pub(crate) async fn ready(&mut self) -> Result<Client, Failure> {
         let deadline = Instant::now() + READY;
         loop {
             if let Ok(client) = Client::connect(&self.socket).await
@@ -112,7 +112,7 @@ impl Daemon {
     }
 
     /// Asks it to stop and waits; kills it if it does not.
-    pub(super) async fn stop(mut self) -> Result<(), Failure> {
+    pub(crate) async fn stop(mut self) -> Result<(), Failure> {
         let Some(pid) = self
             .child
             .id()
@@ -165,7 +165,7 @@ fn is_foreign(variable: &OsString) -> bool {
 }
 
 /// Finds kmerged: the one that is named, else beside this program, else on PATH.
-pub(super) fn find(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+pub(crate) fn find(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let how = "build it with `cargo build --release -p kmerge-server`, then \
                `kmerge demo --kmerged target/release/kmerged`";
     if let Some(path) = named {

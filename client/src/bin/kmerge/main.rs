@@ -5,6 +5,7 @@
 //! | [`cli`] | the arguments, their help, and which command they name |
 //! | [`commands`] | one file for each group of commands |
 //! | [`context`] | what every command needs: the socket, the output, the usual base model |
+//! | [`daemon`] | a private kmerged, started on a directory of its own |
 //! | [`failure`] | what went wrong, its exit code, and how it is said |
 //! | [`output`] | tables, JSON, colours, progress |
 //! | [`policy`] | the options that say how adapters are merged |
@@ -16,6 +17,7 @@
 mod cli;
 mod commands;
 mod context;
+mod daemon;
 mod failure;
 mod files;
 mod output;

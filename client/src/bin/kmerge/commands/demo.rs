@@ -9,7 +9,6 @@
 //! the directory stays, for its log.
 
 mod adapters;
-mod daemon;
 mod story;
 
 use std::path::PathBuf;
@@ -18,9 +17,9 @@ use clap::Args;
 use kmerge_client::v1;
 
 use crate::context::Context;
+use crate::daemon::{self, Daemon};
 use crate::failure::{Exit, Failure};
 use crate::policy::Merging;
-use daemon::Daemon;
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]

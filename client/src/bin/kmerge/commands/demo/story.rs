@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::Demo;
 use super::adapters::{ADAPTERS, BASE_CONFIG};
-use super::daemon::Daemon;
 use crate::commands::pull;
 use crate::context::Context;
+use crate::daemon::Daemon;
 use crate::failure::Failure;
 use crate::output::{text, views};
 
