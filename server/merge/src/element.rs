@@ -39,6 +39,20 @@ pub(crate) fn read(
     Ok(())
 }
 
+/// The first `count` elements of `range` where they lie, if they are F32 in memory and aligned; they
+/// are the values that [`read`] would give.
+pub(crate) fn lend<'a>(
+    source: &'a dyn TensorSource,
+    range: &TensorRange,
+    count: usize,
+) -> Option<&'a [f32]> {
+    if range.dtype != Dtype::F32 || cfg!(target_endian = "big") {
+        return None;
+    }
+    let bytes = source.borrow(range.offset, count.checked_mul(size_of::<f32>())?)?;
+    bytemuck::try_cast_slice(bytes).ok()
+}
+
 /// The bytes to be stored of what [`round`] left behind.
 pub(crate) fn bytes<'a>(dtype: Dtype, values: &'a [f32], words: &'a [u16]) -> &'a [u8] {
     match dtype {
@@ -159,6 +173,34 @@ mod tests {
             values[index] = f32::NAN;
             assert!(!fits(Dtype::F32, values));
         }
+    }
+
+    #[test]
+    fn what_is_lent_is_what_would_be_read() {
+        let values: Vec<f32> = (0_u8..40).map(|at| f32::from(at) - 7.5).collect();
+        let mut lent = 0;
+        // Of four neighbouring places one is aligned, wherever the memory starts.
+        for shift in 0_u8..4 {
+            let file = [
+                vec![9; usize::from(shift)],
+                bytes(Dtype::F32, &values, &[]).to_vec(),
+            ]
+            .concat();
+            let mut range = range(Dtype::F32, values.len());
+            range.offset = u64::from(shift);
+            if let Some(found) = lend(&file, &range, values.len()) {
+                assert_eq!(bits(found), bits(&values));
+                lent += 1;
+            }
+            assert_eq!(
+                lend(&file, &range, values.len() + 1),
+                None,
+                "beyond the end"
+            );
+            range.dtype = Dtype::F16;
+            assert_eq!(lend(&file, &range, 2), None, "another type");
+        }
+        assert!(lent > 0, "memory is aligned to four bytes");
     }
 
     #[test]

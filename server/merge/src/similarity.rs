@@ -168,11 +168,18 @@ fn mean_cosine(
 /// stack makes the product measurably faster than one slot at a time.
 const STACK: usize = 1 << 18;
 
-/// Memory of one thread: the newcomer's module, and a few slots' factors of that module.
+/// Memory of one thread: the newcomer's module, and a few slots' factors of that module. What a
+/// source lends is compared where it lies and takes none of it.
 #[derive(Debug, Default)]
 struct Scratch {
     newcomer_a: Vec<f32>,
     newcomer_b: Vec<f32>,
+    slots: SlotScratch,
+}
+
+/// The slots' part of it.
+#[derive(Debug, Default)]
+struct SlotScratch {
     /// A of several slots, one above the other.
     stack: Vec<f32>,
     /// B of one slot.
@@ -205,44 +212,28 @@ impl Comparison<'_> {
             products: vec![None; self.slots.len()],
             norms: vec![None; self.slots.len()],
         };
-        let newcomer = module
-            .found
-            .last()
-            .copied()
-            .flatten()
-            .map(|(_, layout)| layout);
-        if let Some(layout) = newcomer {
-            let Scratch {
-                newcomer_a: a,
-                newcomer_b: b,
-                gram,
-                halves,
-                ..
-            } = scratch;
-            read(
-                self.newcomer.source,
-                &layout.a,
-                layout.rank * layout.in_features,
-                a,
-                halves,
-            )?;
-            read(
-                self.newcomer.source,
-                &layout.b,
-                layout.out_features * layout.rank,
-                b,
-                halves,
-            )?;
-            let norm = gram.norm(
-                Factors {
-                    a,
-                    b,
+        let Scratch {
+            newcomer_a,
+            newcomer_b,
+            slots: scratch,
+        } = scratch;
+        let newcomer = match module.found.last().copied().flatten() {
+            None => None,
+            Some((_, layout)) => {
+                let source = self.newcomer.source;
+                let halves = &mut scratch.halves;
+                let a = layout.rank * layout.in_features;
+                let b = layout.out_features * layout.rank;
+                let factors = Factors {
+                    a: read(source, &layout.a, a, newcomer_a, halves)?,
+                    b: read(source, &layout.b, b, newcomer_b, halves)?,
                     rank: layout.rank,
-                },
-                self.device,
-            )?;
-            row.newcomer_norm = finite(norm, module.path)?;
-        }
+                };
+                let norm = scratch.gram.norm(factors, self.device)?;
+                row.newcomer_norm = finite(norm, module.path)?;
+                Some(factors)
+            }
+        };
         let candidates: Vec<Candidate<'_>> = self
             .slots
             .iter()
@@ -275,14 +266,12 @@ impl Comparison<'_> {
     fn group(
         &self,
         module: &Aligned<'_>,
-        newcomer: Option<&ModuleLayout>,
+        newcomer: Option<Factors<'_>>,
         group: &[Candidate<'_>],
-        scratch: &mut Scratch,
+        scratch: &mut SlotScratch,
         row: &mut Row,
     ) -> Result<(), MergeError> {
-        let Scratch {
-            newcomer_a,
-            newcomer_b,
+        let SlotScratch {
             stack,
             b,
             a_products,
@@ -291,19 +280,25 @@ impl Comparison<'_> {
             halves,
         } = scratch;
         let rank: usize = group.iter().map(|candidate| candidate.module.rank).sum();
-        stack.resize(rank * module.in_features, 0.0);
-        let mut above = stack.as_mut_slice();
-        for candidate in group {
-            let (a, below) = above.split_at_mut(candidate.module.rank * module.in_features);
-            element::read(candidate.source, &candidate.module.a, a, halves)
-                .map_err(MergeError::Source)?;
-            above = below;
-        }
+        let stack: &[f32] = if let [only] = group {
+            let count = rank * module.in_features;
+            read(only.source, &only.module.a, count, stack, halves)?
+        } else {
+            stack.resize(rank * module.in_features, 0.0);
+            let mut above = stack.as_mut_slice();
+            for candidate in group {
+                let (a, below) = above.split_at_mut(candidate.module.rank * module.in_features);
+                element::read(candidate.source, &candidate.module.a, a, halves)
+                    .map_err(MergeError::Source)?;
+                above = below;
+            }
+            stack
+        };
         if let Some(newcomer) = newcomer {
             gram::rows(
                 stack,
                 rank,
-                newcomer_a,
+                newcomer.a,
                 newcomer.rank,
                 a_products,
                 self.device,
@@ -316,20 +311,15 @@ impl Comparison<'_> {
             source,
         } in group
         {
-            read(
-                source,
-                &layout.b,
-                module.out_features * layout.rank,
-                b,
-                halves,
-            )?;
+            let count = module.out_features * layout.rank;
+            let b = read(source, &layout.b, count, b, halves)?;
             let own = above..above + layout.rank;
             above = own.end;
             if let Some(newcomer) = newcomer {
                 gram::columns(
                     b,
                     layout.rank,
-                    newcomer_b,
+                    newcomer.b,
                     newcomer.rank,
                     b_products,
                     self.device,
@@ -354,16 +344,20 @@ impl Comparison<'_> {
     }
 }
 
-/// Reads `count` elements of a factor into `values`.
-fn read(
-    source: &dyn TensorSource,
+/// `count` elements of a factor, lent by its source or read into `values`.
+fn read<'a>(
+    source: &'a dyn TensorSource,
     range: &TensorRange,
     count: usize,
-    values: &mut Vec<f32>,
+    values: &'a mut Vec<f32>,
     halves: &mut Vec<u16>,
-) -> Result<(), MergeError> {
+) -> Result<&'a [f32], MergeError> {
+    if let Some(lent) = element::lend(source, range, count) {
+        return Ok(lent);
+    }
     values.resize(count, 0.0);
-    element::read(source, range, values, halves).map_err(MergeError::Source)
+    element::read(source, range, values, halves).map_err(MergeError::Source)?;
+    Ok(values)
 }
 
 /// A norm in the precision in which norms are kept.

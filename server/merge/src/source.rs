@@ -21,6 +21,13 @@ pub trait TensorSource: Send + Sync {
     /// storage underneath reports.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// The same bytes without a copy, where the source has them in memory and they are all inside
+    /// it; `None` sends the reader to [`TensorSource::read_at`].
+    fn borrow(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let _ = (offset, len);
+        None
+    }
+
     /// Whether there is nothing to read.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -44,13 +51,16 @@ impl TensorSource for Vec<u8> {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let range = usize::try_from(offset)
-            .ok()
-            .and_then(|start| Some(start..start.checked_add(buffer.len())?))
-            .and_then(|range| self.get(range))
+        let range = self
+            .borrow(offset, buffer.len())
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(range);
         Ok(())
+    }
+
+    fn borrow(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.get(start..start.checked_add(len)?)
     }
 }
 
@@ -61,6 +71,10 @@ impl<T: TensorSource + ?Sized> TensorSource for &T {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         (**self).read_at(offset, buffer)
+    }
+
+    fn borrow(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        (**self).borrow(offset, len)
     }
 }
 
@@ -81,6 +95,8 @@ mod tests {
         let mut buffer = [0; 4];
         TensorSource::read_at(&bytes, 3, &mut buffer).unwrap();
         assert_eq!(buffer, [3, 4, 5, 6]);
+        assert_eq!((&&bytes).borrow(3, 4), Some(&buffer[..]));
+        assert_eq!(TensorSource::borrow(&bytes, 3, usize::MAX), None);
         for offset in [7, 10, u64::MAX - 1, u64::MAX] {
             let error = TensorSource::read_at(&bytes, offset, &mut buffer).unwrap_err();
             assert_eq!(
@@ -88,6 +104,7 @@ mod tests {
                 io::ErrorKind::UnexpectedEof,
                 "offset {offset}"
             );
+            assert_eq!((&&bytes).borrow(offset, 4), None, "offset {offset}");
         }
     }
 }

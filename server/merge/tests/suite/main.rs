@@ -13,5 +13,6 @@ mod exact;
 mod goldens;
 mod hostile;
 mod laws;
+mod lending;
 mod normal_form;
 mod progressive;
