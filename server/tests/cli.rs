@@ -39,7 +39,18 @@ async fn furnished() -> (Daemon, Cli) {
 async fn furnish(setup: Setup) -> (Daemon, Cli) {
     let daemon = setup.start().await;
     let cli = Cli::new(&daemon.socket());
-    cli.done(&["base", "add", BASE, "--config", &config(), "--slots", "2"]);
+    // As published: what is pulled is then the file that is stored.
+    cli.done(&[
+        "base",
+        "add",
+        BASE,
+        "--config",
+        &config(),
+        "--slots",
+        "2",
+        "--operator",
+        "kmerge-linear",
+    ]);
     (daemon, cli)
 }
 

@@ -90,6 +90,8 @@ async fn a_job_that_fails_ends_the_wait_with_1() {
         &config(),
         "--slots",
         "1",
+        "--operator",
+        "kmerge-linear",
         "--max-bytes",
         "30000",
     ]);

@@ -123,17 +123,18 @@ const ABSENT: &[(&str, &[&str], &str)] = &[
     ),
     (
         "kmerge-client",
-        &["sled", "candle", "faer", "gemm"],
-        "a client asks the daemon",
+        &["sled", "faer"],
+        "a client asks the daemon; what it runs itself is a model, to score adapters on",
     ),
 ];
 
-/// What the server reaches only through another member.
-const THROUGH: &[(&str, &str)] = &[
-    ("sled", "kmerge-storage"),
-    ("candle-core", "kmerge-merge"),
-    ("faer", "kmerge-merge"),
-    ("gemm", "kmerge-merge"),
+/// What is reached only through these members.
+const THROUGH: &[(&str, &[&str])] = &[
+    ("sled", &["kmerge-storage"]),
+    // The mathematics, and the model that adapters are scored on.
+    ("candle-core", &["kmerge-merge", "kmerge-client"]),
+    ("faer", &["kmerge-merge"]),
+    ("gemm", &["kmerge-merge"]),
 ];
 
 /// Every way in which `graph` breaks the rules.
@@ -145,9 +146,12 @@ pub(crate) fn violations(graph: &Graph) -> Vec<String> {
             if graph.declared.contains_key(name) && !ARROWS.contains(&arrow) {
                 found.push(format!("{member} must not depend on {name} ({kind:?})"));
             }
-            for (only, owner) in THROUGH {
-                if name == only && member != owner && *kind != Kind::Dev {
-                    found.push(format!("{member} must reach {name} through {owner}"));
+            for (only, owners) in THROUGH {
+                if name == only && !owners.contains(&member.as_str()) && *kind != Kind::Dev {
+                    found.push(format!(
+                        "{member} must reach {name} through {}",
+                        owners.join(" or ")
+                    ));
                 }
             }
         }
