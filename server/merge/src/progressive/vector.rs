@@ -290,11 +290,12 @@ mod tests {
             let decoded = decode(&layers, &steps, y.len());
             assert_eq!(decoded.values, encoded.values);
             assert_eq!(decoded.values, encode(&y, &[last]).1.values);
-            let expected: Vec<i32> = y
+            let expected: Vec<f64> = y
                 .iter()
-                .map(|&y| (f64::from(y) * f64::from(last - 1).exp2()).trunc() as i32)
+                .map(|&y| (f64::from(y) * f64::from(last - 1).exp2()).trunc())
                 .collect();
-            assert_eq!(decoded.values, expected);
+            let found: Vec<f64> = decoded.values.iter().map(|&q| f64::from(q)).collect();
+            assert_eq!(found, expected);
         }
     }
 

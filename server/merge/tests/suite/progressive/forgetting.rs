@@ -44,10 +44,10 @@ fn layers(file: &[u8]) -> &[u8] {
 #[test]
 fn neither_name_nor_layers_stay_behind() {
     let before = four(adapter_bytes() / 3);
-    for member in 0..NAMES.len() {
+    for (member, name) in NAMES.iter().enumerate() {
         let after = without(&before, member);
-        assert!(contains(&before.file, NAMES[member].as_bytes()));
-        assert!(!contains(&after.file, NAMES[member].as_bytes()));
+        assert!(contains(&before.file, name.as_bytes()));
+        assert!(!contains(&after.file, name.as_bytes()));
         let given_back = before.packed.fidelities().nth(member).unwrap().1.bytes;
         assert_eq!(before.packed.bytes() - after.packed.bytes(), given_back);
 
