@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, TaskName};
 use crate::records::{
-    BaseModelRecord, EventRecord, GenerationRecord, JobRecord, JobState, MemberRecord, TaskRecord,
-    UploadFacts,
+    BaseModelRecord, EmptiedRecord, EventRecord, GenerationRecord, JobRecord, JobState,
+    MemberRecord, TaskRecord, UploadFacts,
 };
 
 /// All that is committed, at one revision.
@@ -35,8 +35,19 @@ pub struct BaseModelState {
     pub record: Arc<BaseModelRecord>,
     /// Its slots. Each has at least one generation.
     pub slots: BTreeMap<SlotIndex, Arc<SlotState>>,
+    /// The slots that held something once and hold nothing now.
+    pub emptied: BTreeMap<SlotIndex, Arc<EmptiedSlot>>,
     /// The tasks that its slots hold.
     pub tasks: BTreeMap<TaskName, Arc<TaskRecord>>,
+}
+
+/// A slot that was emptied. It serves nothing, and its number can be opened again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmptiedSlot {
+    /// When and by what it was emptied.
+    pub record: EmptiedRecord,
+    /// Its last generations, in grace, oldest first. All are older than the emptying.
+    pub generations: BTreeMap<Generation, Arc<GenerationRecord>>,
 }
 
 /// A slot with its members.
@@ -44,7 +55,7 @@ pub struct BaseModelState {
 pub struct SlotState {
     /// The current generation and those in grace, oldest first. Never empty.
     pub generations: BTreeMap<Generation, Arc<GenerationRecord>>,
-    /// The tasks of the current generation in the order in which they joined.
+    /// The member list of the current generation: its tasks in the order in which they joined.
     pub members: Vec<Arc<MemberRecord>>,
 }
 
@@ -57,24 +68,44 @@ impl SlotState {
             .expect("a slot is made together with its first generation")
     }
 
-    /// The weights of the first `count` members in a generation that holds so many: that of member
-    /// j is w_j · Π (1 − w_k) over the members k that joined after it, where w is the weight at
-    /// joining. A `count` beyond the members means all of them.
+    /// The members of a generation of this slot: the first of the list, if the list is its own. A
+    /// generation from before the list was replaced has none here; what it holds is told by
+    /// [`Reader::generation_members`](crate::Reader::generation_members).
+    pub fn members_of(&self, generation: &GenerationRecord) -> Option<&[Arc<MemberRecord>]> {
+        if generation.members_since != self.current().members_since {
+            return None;
+        }
+        self.members
+            .get(..usize::try_from(generation.members).ok()?)
+    }
+
+    /// The weights of the first `count` members in a generation of this list that holds so many:
+    /// that of member j is w_j · Π (1 − w_k) over the members k that joined after it, where w is
+    /// the weight at joining. Members that were placed scale none. A `count` beyond the members
+    /// means all of them.
     pub fn weights(&self, count: usize) -> Vec<f64> {
         let members = &self.members[..count.min(self.members.len())];
-        let mut rest = 1.0;
-        let mut weights: Vec<f64> = members
-            .iter()
-            .rev()
-            .map(|member| {
-                let weight = member.weight_at_join * rest;
-                rest *= 1.0 - member.weight_at_join;
-                weight
-            })
-            .collect();
-        weights.reverse();
-        weights
+        final_weights(members.iter().map(|member| &**member))
     }
+}
+
+/// The weights of members after the last of them has joined.
+pub(crate) fn final_weights<'a>(
+    members: impl DoubleEndedIterator<Item = &'a MemberRecord>,
+) -> Vec<f64> {
+    let mut rest = 1.0;
+    let mut weights: Vec<f64> = members
+        .rev()
+        .map(|member| {
+            let weight = member.weight_at_join * rest;
+            if !member.placed {
+                rest *= 1.0 - member.weight_at_join;
+            }
+            weight
+        })
+        .collect();
+    weights.reverse();
+    weights
 }
 
 impl Catalog {
@@ -93,22 +124,54 @@ impl Catalog {
         self.base_models.get(base_model)?.tasks.get(task)
     }
 
-    /// A live generation of a slot.
+    /// A slot that was emptied and not opened again.
+    pub fn emptied(
+        &self,
+        base_model: &BaseModelName,
+        slot: SlotIndex,
+    ) -> Option<&Arc<EmptiedSlot>> {
+        self.base_models.get(base_model)?.emptied.get(&slot)
+    }
+
+    /// A live generation of a slot, of one that was emptied too.
     pub fn generation(
         &self,
         base_model: &BaseModelName,
         slot: SlotIndex,
         generation: Generation,
     ) -> Option<&Arc<GenerationRecord>> {
-        self.slot(base_model, slot)?.generations.get(&generation)
+        let generations = match self.slot(base_model, slot) {
+            Some(state) => &state.generations,
+            None => &self.emptied(base_model, slot)?.generations,
+        };
+        generations.get(&generation)
     }
 
-    /// All live generations of all slots.
+    /// The number that a slot is at: its current generation, or its being empty; none if nothing
+    /// ever was in it.
+    pub(crate) fn number(&self, base_model: &BaseModelName, slot: SlotIndex) -> Option<Generation> {
+        match self.slot(base_model, slot) {
+            Some(state) => Some(state.current().generation),
+            None => Some(self.emptied(base_model, slot)?.record.generation),
+        }
+    }
+
+    /// All live generations of all slots, of those that were emptied too.
     pub fn generations(&self) -> impl Iterator<Item = &Arc<GenerationRecord>> {
-        self.base_models
-            .values()
-            .flat_map(|base_model| base_model.slots.values())
-            .flat_map(|slot| slot.generations.values())
+        let base_models = self.base_models.values();
+        base_models.flat_map(|base_model| {
+            let slots = base_model.slots.values().map(|slot| &slot.generations);
+            let emptied = base_model.emptied.values().map(|slot| &slot.generations);
+            slots.chain(emptied).flat_map(BTreeMap::values)
+        })
+    }
+
+    /// All slots that were emptied and not opened again.
+    pub fn emptied_slots(&self) -> impl Iterator<Item = &EmptiedRecord> {
+        let base_models = self.base_models.values();
+        base_models
+            .flat_map(|base_model| base_model.emptied.values())
+            .map(|slot| &slot.record)
     }
 
     /// The jobs that are queued or running, oldest first.
@@ -186,6 +249,7 @@ mod tests {
             Arc::new(MemberRecord {
                 task,
                 weight_at_join,
+                placed: false,
                 job,
                 generation,
             })
@@ -206,6 +270,16 @@ mod tests {
         assert_eq!(slot.weights(1), [1.0]);
         assert_eq!(slot.weights(0), [0.0; 0]);
         assert_eq!(slot.weights(9), slot.weights(3));
+    }
+
+    #[test]
+    fn weights_that_were_placed_are_scaled_only_by_what_joins_later() {
+        let mut slot = slot(&[0.75, 0.5, 0.25]);
+        for member in &mut slot.members[..2] {
+            Arc::make_mut(member).placed = true;
+        }
+        assert_eq!(slot.weights(2), [0.75, 0.5]);
+        assert_eq!(slot.weights(3), [0.5625, 0.375, 0.25]);
     }
 
     #[test]

@@ -4,17 +4,22 @@
 //! view that [`Committer::catalog`] gives, and before the call that made it returns; the view's
 //! revision only rises; after a failed flush nothing is written any more.
 
+mod changes;
+mod check;
 mod collect;
 mod jobs;
 mod slots;
 
 use std::sync::Arc;
 
+pub use changes::{
+    Commit, MembersChange, NewMember, NextGeneration, PlacedMember, Rearrangement, SlotChange,
+    SlotOutcome, SlotStep,
+};
 pub use collect::Collected;
 pub use jobs::Enqueued;
 #[cfg(test)]
 pub(crate) use jobs::shorten;
-pub use slots::{Commit, NewMember, SlotChange};
 
 use crate::catalog::Catalog;
 use crate::catalog_store::{Batch, CatalogStore};

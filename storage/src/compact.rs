@@ -143,9 +143,11 @@ fn needed(catalog: &Catalog) -> u64 {
     let bytes: usize = base_models
         .map(|base_model| {
             let generations = base_model.slots.values().map(|slot| slot.generations.len());
+            let emptied = base_model.emptied.values();
+            let emptied = emptied.map(|slot| 1 + slot.generations.len());
             3 * base_model.record.config.len()
                 + base_model.tasks.len() * TASK_BYTES
-                + generations.sum::<usize>() * TASK_BYTES
+                + (generations.sum::<usize>() + emptied.sum::<usize>()) * TASK_BYTES
         })
         .sum();
     let bytes = bytes + catalog.jobs.len() * JOB_BYTES + catalog.events.len() * EVENT_BYTES;
@@ -165,6 +167,12 @@ fn whole(catalog: &Catalog) -> Batch {
     for (name, base_model) in &catalog.base_models {
         put(&Stored::BaseModel(BaseModelHead::from(&*base_model.record)));
         config_pieces(&base_model.record).for_each(|piece| put(&piece));
+        for slot in base_model.emptied.values() {
+            put(&Stored::Emptied(slot.record.clone()));
+            for record in slot.generations.values() {
+                put(&Stored::Generation((**record).clone()));
+            }
+        }
         for (&index, slot) in &base_model.slots {
             for record in slot.generations.values() {
                 put(&Stored::Generation((**record).clone()));

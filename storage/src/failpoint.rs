@@ -27,6 +27,7 @@ pub const NAMES: &[&str] = &[
     "commit.checked",
     "commit.manifest_written",
     "commit.manifests_durable",
+    "commit.remains_removed",
     "commit.staging_removed",
     "compact.exchanged",
     "compact.old_removed",

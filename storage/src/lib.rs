@@ -50,8 +50,11 @@ mod tensors;
 mod transaction;
 mod usage;
 
-pub use catalog::{BaseModelState, Catalog, SlotState};
-pub use commit::{Collected, Commit, Committer, Enqueued, NewMember, Registered, SlotChange};
+pub use catalog::{BaseModelState, Catalog, EmptiedSlot, SlotState};
+pub use commit::{
+    Collected, Commit, Committer, Enqueued, MembersChange, NewMember, NextGeneration, PlacedMember,
+    Rearrangement, Registered, SlotChange, SlotOutcome, SlotStep,
+};
 pub use derived::{Derived, DerivedLimit, DerivedName, DerivedWriter};
 pub use digest::{Digest, DigestError};
 pub use error::{
@@ -67,8 +70,8 @@ pub use ingest::{Ingest, StageRequest, Staged, StagingWriter};
 pub use open::{Opened, Options, RecoveryReport, open};
 pub use read::{Reader, StagedFiles};
 pub use records::{
-    BaseModelRecord, Event, EventRecord, GenerationRecord, JobFailure, JobRecord, JobState,
-    MemberRecord, TaskRecord, UploadFacts,
+    BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobRecord,
+    JobState, MemberRecord, TaskRecord, UploadFacts,
 };
 pub use tensors::{StoredTensor, TensorFile, TensorWriter};
 pub use usage::DiskUsage;

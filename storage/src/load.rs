@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::{BaseModelState, Catalog};
+use crate::catalog::{BaseModelState, Catalog, EmptiedSlot};
 use crate::catalog_store::CatalogStore;
 use crate::error::CatalogError;
 use crate::ids::{BaseModelName, SlotIndex};
@@ -65,6 +65,7 @@ fn assemble(records: Vec<Stored>) -> Result<Catalog, &'static str> {
     let mut catalog = Catalog::default();
     let mut parts = Parts::default();
     let mut generations = Vec::new();
+    let mut emptied = Vec::new();
     for record in records {
         match record {
             Stored::Position(position) => parts.position = Some(position),
@@ -73,6 +74,7 @@ fn assemble(records: Vec<Stored>) -> Result<Catalog, &'static str> {
                 parts.configs.entry(name).or_default().insert(piece, bytes);
             }
             Stored::Generation(record) => generations.push(Arc::new(record)),
+            Stored::Emptied(record) => emptied.push(record),
             Stored::Member(base_model, slot, place, entry) => {
                 parts
                     .members
@@ -90,10 +92,27 @@ fn assemble(records: Vec<Stored>) -> Result<Catalog, &'static str> {
     catalog.last_job = position.last_job;
 
     let mut base_models = base_models(&mut parts)?;
+    for record in emptied {
+        let base_model = base_models
+            .get_mut(&record.base_model)
+            .ok_or("an emptied slot has no base model")?;
+        let (slot, generations) = (record.slot, BTreeMap::new());
+        let state = EmptiedSlot {
+            record,
+            generations,
+        };
+        base_model.emptied.insert(slot, Arc::new(state));
+    }
     for record in generations {
         let base_model = base_models
             .get_mut(&record.base_model)
             .ok_or("a generation has no base model")?;
+        if let Some(slot) = base_model.emptied.get_mut(&record.slot) {
+            Arc::make_mut(slot)
+                .generations
+                .insert(record.generation, record);
+            continue;
+        }
         let slot = base_model.slots.entry(record.slot).or_default();
         Arc::make_mut(slot)
             .generations
@@ -145,6 +164,7 @@ fn base_models(parts: &mut Parts) -> Result<BTreeMap<BaseModelName, BaseModelSta
         let state = BaseModelState {
             record: Arc::new(record),
             slots: BTreeMap::new(),
+            emptied: BTreeMap::new(),
             tasks: BTreeMap::new(),
         };
         base_models.insert(head.name, state);
@@ -188,6 +208,13 @@ fn check_slots(base_model: &BaseModelState) -> Result<(), &'static str> {
         }
         if current.superseded.is_some() {
             return Err("a slot's last generation is superseded by none");
+        }
+    }
+    for slot in base_model.emptied.values() {
+        for record in slot.generations.values() {
+            if record.generation >= slot.record.generation || record.superseded.is_none() {
+                return Err("an emptied slot has a generation");
+            }
         }
     }
     Ok(())

@@ -2,18 +2,21 @@
 //!
 //! Written by the committer before the catalog is, read by recovery. What holds: a manifest never
 //! changes; it is complete by itself, so that older ones can go; a commit that changes several
-//! slots is whole when each of its generations, or a later one of that slot, has a manifest.
+//! slots is whole when each of its generations, or a later one of that slot, has a manifest. The
+//! newest manifest of a slot tells its members; one without tensors tells that it has none.
 
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::BaseModelState;
 use crate::digest::Digest;
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, TaskName, UnixMillis};
-use crate::records::{GenerationRecord, JobRecord, MemberRecord, TaskRecord, UploadFacts};
+use crate::records::{
+    EmptiedRecord, GenerationRecord, JobRecord, MemberRecord, TaskRecord, UploadFacts,
+};
 use crate::sealed::Document;
 
 /// The fields of a member entry, in their order; each manifest carries this list.
-pub(crate) const MEMBER_FIELDS: [&str; 10] = [
+pub(crate) const MEMBER_FIELDS: [&str; 11] = [
     "task",
     "weight_at_join",
     "job",
@@ -24,6 +27,7 @@ pub(crate) const MEMBER_FIELDS: [&str; 10] = [
     "digest",
     "config_digest",
     "created",
+    "placed",
 ];
 
 /// All that is known of a member: its place in the slot and the upload that it came from.
@@ -40,6 +44,7 @@ pub(crate) struct MemberEntry {
     pub(crate) request_id: Option<String>,
     pub(crate) upload: UploadFacts,
     pub(crate) created: UnixMillis,
+    pub(crate) placed: bool,
 }
 
 /// A member entry as it is written.
@@ -55,6 +60,7 @@ struct MemberValues(
     Digest,
     Digest,
     UnixMillis,
+    #[serde(default)] bool,
 );
 
 impl From<MemberValues> for MemberEntry {
@@ -70,6 +76,7 @@ impl From<MemberValues> for MemberEntry {
             digest,
             config_digest,
             created,
+            placed,
         ) = values;
         let upload = UploadFacts {
             format,
@@ -85,6 +92,7 @@ impl From<MemberValues> for MemberEntry {
             request_id,
             upload,
             created,
+            placed,
         }
     }
 }
@@ -99,6 +107,7 @@ impl From<MemberEntry> for MemberValues {
             request_id,
             upload,
             created,
+            placed,
         } = entry;
         let UploadFacts {
             format,
@@ -117,6 +126,7 @@ impl From<MemberEntry> for MemberValues {
             digest,
             config_digest,
             created,
+            placed,
         )
     }
 }
@@ -132,6 +142,7 @@ impl MemberEntry {
             request_id: task.request_id.clone(),
             upload: task.upload.clone(),
             created: task.created,
+            placed: member.placed,
         }
     }
 
@@ -142,6 +153,7 @@ impl MemberEntry {
             weight_at_join: self.weight_at_join,
             job: self.job,
             generation: self.generation,
+            placed: self.placed,
         }
     }
 
@@ -179,8 +191,15 @@ pub(crate) struct Manifest {
     pub(crate) committed: UnixMillis,
     /// Every generation of the same commit, this one included.
     pub(crate) commit: Vec<(SlotIndex, Generation)>,
-    pub(crate) tensor: TensorEntry,
+    /// None says that the commit emptied the slot.
+    pub(crate) tensor: Option<TensorEntry>,
     pub(crate) facts: String,
+    /// When the slot had been emptied, if this generation opened it again.
+    #[serde(default)]
+    pub(crate) reopens: Option<UnixMillis>,
+    /// The generation that began the member list; none for the first of the slot.
+    #[serde(default)]
+    pub(crate) members_since: Option<Generation>,
     /// The job as it was when it was done.
     pub(crate) job: JobRecord,
     /// What the values of each member are.
@@ -216,11 +235,13 @@ impl Manifest {
             revision: record.revision,
             committed: record.committed,
             commit,
-            tensor: TensorEntry {
+            tensor: Some(TensorEntry {
                 digest: record.digest,
                 bytes: record.bytes,
-            },
+            }),
             facts: record.facts.clone(),
+            reopens: None,
+            members_since: Some(record.members_since),
             job: job.clone(),
             member_fields: MEMBER_FIELDS.map(str::to_owned).to_vec(),
             members: members
@@ -233,15 +254,53 @@ impl Manifest {
         }
     }
 
+    /// The manifest that says that a slot was emptied.
+    pub(crate) fn of_emptied(
+        record: &EmptiedRecord,
+        base_model: &BaseModelState,
+        job: &JobRecord,
+        commit: Vec<(SlotIndex, Generation)>,
+    ) -> Self {
+        Self {
+            base_model: record.base_model.clone(),
+            base_model_fingerprint: base_model.record.fingerprint(),
+            slot: record.slot,
+            generation: record.generation,
+            revision: record.revision,
+            committed: record.committed,
+            commit,
+            tensor: None,
+            facts: String::new(),
+            reopens: None,
+            members_since: None,
+            job: job.clone(),
+            member_fields: MEMBER_FIELDS.map(str::to_owned).to_vec(),
+            members: Vec::new(),
+        }
+    }
+
+    /// What the catalog records of a slot that was emptied.
+    pub(crate) fn emptied(&self) -> EmptiedRecord {
+        EmptiedRecord {
+            base_model: self.base_model.clone(),
+            slot: self.slot,
+            generation: self.generation,
+            job: self.job.id,
+            revision: self.revision,
+            committed: self.committed,
+        }
+    }
+
     /// The generation as the catalog records it while it is current.
-    pub(crate) fn record(&self, members: u32) -> GenerationRecord {
+    pub(crate) fn record(&self, tensor: &TensorEntry, members: u32) -> GenerationRecord {
         GenerationRecord {
             base_model: self.base_model.clone(),
             slot: self.slot,
             generation: self.generation,
-            digest: self.tensor.digest,
-            bytes: self.tensor.bytes,
+            digest: tensor.digest,
+            bytes: tensor.bytes,
             members,
+            members_since: self.members_since.unwrap_or(Generation::FIRST),
             facts: self.facts.clone(),
             job: self.job.id,
             revision: self.revision,
@@ -281,6 +340,7 @@ mod tests {
                 config_digest: Digest::of(b"config"),
             },
             created: UnixMillis(5),
+            placed: true,
         };
         let value = serde_json::to_value(&entry).unwrap();
         let field = |name| {
@@ -300,6 +360,7 @@ mod tests {
         assert_eq!(field("digest"), &digest.to_string());
         assert_eq!(field("config_digest"), &Digest::of(b"config").to_string());
         assert_eq!(field("created"), 5);
+        assert_eq!(field("placed"), true);
         let text = serde_json::to_string(&entry).unwrap();
         assert_eq!(serde_json::from_str::<MemberEntry>(&text).unwrap(), entry);
     }

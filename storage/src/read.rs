@@ -7,11 +7,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, final_weights};
+use crate::commit::PlacedMember;
 use crate::durable;
-use crate::error::ReadError;
+use crate::error::{FileError, ReadError};
 use crate::ids::JobId;
-use crate::records::GenerationRecord;
+use crate::manifest::{Manifest, MemberEntry};
+use crate::records::{GenerationRecord, MemberRecord};
+use crate::sealed;
 use crate::shared::Shared;
 use crate::staging;
 use crate::tensors::{TensorFile, TensorWriter};
@@ -59,6 +62,37 @@ impl Reader {
             });
         }
         Ok(tensor)
+    }
+
+    /// The members of a generation with their weights in it, in order, whatever has become of them
+    /// since: also those that were forgotten. As long as the generation is there they can be read.
+    ///
+    /// # Errors
+    /// If the generation has been removed, its manifest is damaged, or the disk refuses.
+    pub fn generation_members(
+        &self,
+        generation: &GenerationRecord,
+    ) -> Result<Vec<PlacedMember>, ReadError> {
+        let GenerationRecord {
+            base_model, slot, ..
+        } = generation;
+        let layout = &self.shared.layout;
+        let path = layout.manifest(base_model, *slot, generation.generation);
+        let manifest = sealed::unseal::<Manifest>(&durable::read(&path)?)
+            .ok()
+            .filter(|manifest| manifest.revision == generation.revision)
+            .ok_or_else(|| FileError {
+                verb: "understand",
+                path,
+                source: std::io::ErrorKind::InvalidData.into(),
+            })?;
+        let entries = &manifest.members;
+        let members: Vec<MemberRecord> = entries.iter().map(MemberEntry::member).collect();
+        let weights = final_weights(members.iter());
+        let placed = members.into_iter().zip(weights);
+        Ok(placed
+            .map(|(MemberRecord { task, .. }, weight)| PlacedMember { task, weight })
+            .collect())
     }
 
     /// Opens the staged files of an unfinished job.

@@ -79,6 +79,9 @@ pub struct MemberRecord {
     pub task: TaskName,
     /// The weight of the newcomer when it joined; those before it were scaled by the rest.
     pub weight_at_join: f64,
+    /// Whether it did not join those before it but was placed together with them: then its weight
+    /// is the final one of that moment, and only those that joined later scale it.
+    pub placed: bool,
     /// The job that brought it.
     pub job: JobId,
     /// The generation that it joined in.
@@ -98,8 +101,12 @@ pub struct GenerationRecord {
     pub digest: Digest,
     /// The length of its tensor file in bytes.
     pub bytes: u64,
-    /// How many members it holds: the first so many of the slot's member list.
+    /// How many members it holds: the first so many of its member list.
     pub members: u32,
+    /// The generation that began its member list. Generations of one list share its members;
+    /// a slot in memory has the list of its current one.
+    #[serde(default = "first_generation")]
+    pub members_since: Generation,
     /// Opaque JSON: what the tensors are.
     pub facts: String,
     /// The job that made it.
@@ -110,6 +117,27 @@ pub struct GenerationRecord {
     pub committed: UnixMillis,
     /// When a later generation took its place, if one has.
     pub superseded: Option<UnixMillis>,
+}
+
+fn first_generation() -> Generation {
+    Generation::FIRST
+}
+
+/// That a slot was emptied: its number may be opened again, above this generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptiedRecord {
+    /// The base model of the slot.
+    pub base_model: BaseModelName,
+    /// The slot.
+    pub slot: SlotIndex,
+    /// The generation number that stands for its being empty. It has no tensors.
+    pub generation: Generation,
+    /// The job that emptied it.
+    pub job: JobId,
+    /// The catalog revision that emptied it.
+    pub revision: Revision,
+    /// When it was emptied.
+    pub committed: UnixMillis,
 }
 
 /// Where a task's adapter went.

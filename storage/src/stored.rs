@@ -12,7 +12,7 @@ use crate::envelope::{self, PAYLOAD_LIMIT};
 use crate::error::RecordTooLarge;
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMillis};
 use crate::manifest::MemberEntry;
-use crate::records::{BaseModelRecord, EventRecord, GenerationRecord, JobRecord};
+use crate::records::{BaseModelRecord, EmptiedRecord, EventRecord, GenerationRecord, JobRecord};
 use crate::sealed::{SCHEMA, SealError};
 
 /// The part of a base model that fits one record; its configuration follows in pieces.
@@ -52,6 +52,8 @@ pub(crate) enum Stored {
     /// A piece of a base model's configuration.
     BaseModelConfig(BaseModelName, u32, Vec<u8>),
     Generation(GenerationRecord),
+    /// That a slot was emptied.
+    Emptied(EmptiedRecord),
     /// A member of a slot, by its place.
     Member(BaseModelName, SlotIndex, u32, MemberEntry),
     /// A job without its result.
@@ -86,6 +88,10 @@ pub(crate) mod key {
         )
     }
 
+    pub(crate) fn emptied(base_model: &BaseModelName, slot: SlotIndex) -> String {
+        format!("emptied/{base_model}/{:08x}", slot.0)
+    }
+
     pub(crate) fn member(base_model: &BaseModelName, slot: SlotIndex, place: u32) -> String {
         format!("member/{base_model}/{:08x}/{place:08x}", slot.0)
     }
@@ -113,6 +119,7 @@ mod kind {
     pub(super) const JOB: u8 = 6;
     pub(super) const JOB_RESULT: u8 = 7;
     pub(super) const EVENT: u8 = 8;
+    pub(super) const EMPTIED: u8 = 9;
 }
 
 /// The records of a base model's configuration.
@@ -135,6 +142,7 @@ impl Stored {
             Self::Generation(record) => {
                 key::generation(&record.base_model, record.slot, record.generation)
             }
+            Self::Emptied(record) => key::emptied(&record.base_model, record.slot),
             Self::Member(base_model, slot, place, _) => key::member(base_model, *slot, *place),
             Self::Job(job) => key::job(job.id),
             Self::JobResult(id, _) => key::job_result(*id),
@@ -148,6 +156,7 @@ impl Stored {
             Self::BaseModel(_) => (kind::BASE_MODEL, "the settings of a base model"),
             Self::BaseModelConfig(..) => (kind::BASE_MODEL_CONFIG, "the config of a base model"),
             Self::Generation(_) => (kind::GENERATION, "the facts of a generation"),
+            Self::Emptied(_) => (kind::EMPTIED, "that a slot was emptied"),
             Self::Member(..) => (kind::MEMBER, "a member of a slot"),
             Self::Job(_) => (kind::JOB, "a job"),
             Self::JobResult(..) => (kind::JOB_RESULT, "the result of a job"),
@@ -161,6 +170,7 @@ impl Stored {
             Self::BaseModel(head) => json(head),
             Self::BaseModelConfig(_, _, piece) => piece.clone(),
             Self::Generation(record) => json(record),
+            Self::Emptied(record) => json(record),
             Self::Member(_, _, _, entry) => json(entry),
             Self::Job(job) => json(job),
             Self::JobResult(_, text) => text.clone().into_bytes(),
@@ -207,6 +217,7 @@ impl Stored {
                 Self::BaseModelConfig(name, hexadecimal(next()?)?, payload.to_vec())
             }
             kind::GENERATION => Self::Generation(parse(payload)?),
+            kind::EMPTIED => Self::Emptied(parse(payload)?),
             kind::MEMBER => {
                 let base_model = next()?.parse().ok()?;
                 let slot = SlotIndex(hexadecimal(next()?)?);

@@ -4,14 +4,18 @@
 //! will get and the batch that the database will get, together, so that the two cannot differ.
 //! Nothing is visible or written before the transaction is finished.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::catalog::{BaseModelState, Catalog, SlotState};
+use crate::catalog::{BaseModelState, Catalog, EmptiedSlot, SlotState};
 use crate::catalog_store::Batch;
 use crate::error::RecordTooLarge;
-use crate::ids::{BaseModelName, JobId, Revision, SlotIndex, UnixMillis};
+use crate::ids::{BaseModelName, JobId, Revision, SlotIndex, TaskName, UnixMillis};
 use crate::manifest::MemberEntry;
-use crate::records::{BaseModelRecord, Event, EventRecord, GenerationRecord, JobRecord};
+use crate::records::{
+    BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobRecord, MemberRecord,
+    TaskRecord,
+};
 use crate::stored::{BaseModelHead, Position, Stored, config_pieces, generation_key, key};
 
 /// How much of the past a catalog keeps.
@@ -86,6 +90,7 @@ impl Transaction {
         let state = BaseModelState {
             record: Arc::clone(record),
             slots: Default::default(),
+            emptied: Default::default(),
             tasks: Default::default(),
         };
         self.next
@@ -113,22 +118,96 @@ impl Transaction {
         slot: SlotIndex,
         when: UnixMillis,
     ) -> Result<(), RecordTooLarge> {
-        let Some(slot) = self.next.slot(base_model, slot) else {
+        let generations = self.next.slot(base_model, slot);
+        let current = generations.and_then(|slot| slot.generations.last_key_value());
+        let Some((_, current)) = current else {
             return Ok(());
         };
         let superseded = GenerationRecord {
             superseded: Some(when),
-            ..slot.current().clone()
+            ..GenerationRecord::clone(current)
         };
         self.put_generation(superseded)
     }
 
-    /// Removes a generation. The slot must have another one, or be removed as well.
+    /// Removes a generation. The slot must have another one, or be removed or emptied as well.
     pub(crate) fn remove_generation(&mut self, record: &GenerationRecord) {
         self.batch.remove(generation_key(record));
-        self.slot(&record.base_model, record.slot)
-            .generations
-            .remove(&record.generation);
+        let base_model = self.base_model(&record.base_model);
+        if let Some(slot) = base_model.slots.get_mut(&record.slot) {
+            Arc::make_mut(slot).generations.remove(&record.generation);
+        } else if let Some(slot) = base_model.emptied.get_mut(&record.slot) {
+            Arc::make_mut(slot).generations.remove(&record.generation);
+        }
+    }
+
+    /// Empties a slot: its members go, its generations, which are superseded, stay in grace.
+    pub(crate) fn empty_slot(&mut self, record: EmptiedRecord) -> Result<(), RecordTooLarge> {
+        self.put(&Stored::Emptied(record.clone()))?;
+        let (name, slot) = (record.base_model.clone(), record.slot);
+        self.replace_members(&name, slot, &[])?;
+        let base_model = self.base_model(&name);
+        let mut generations = base_model
+            .slots
+            .remove(&slot)
+            .map(|state| state.generations.clone())
+            .unwrap_or_default();
+        if let Some(earlier) = base_model.emptied.get(&slot) {
+            generations.extend(earlier.generations.clone());
+        }
+        let state = EmptiedSlot {
+            record,
+            generations,
+        };
+        base_model.emptied.insert(slot, Arc::new(state));
+        Ok(())
+    }
+
+    /// Makes an emptied slot one that a generation can be put into, which must follow. Nothing
+    /// happens to any other slot.
+    pub(crate) fn open_again(&mut self, base_model: &BaseModelName, slot: SlotIndex) {
+        let Some(emptied) = self.base_model(base_model).emptied.remove(&slot) else {
+            return;
+        };
+        self.batch.remove(key::emptied(base_model, slot));
+        self.slot(base_model, slot).generations = emptied.generations.clone();
+    }
+
+    /// Makes `entries` the member list of a slot. A task that left it and is in no other slot is
+    /// forgotten.
+    pub(crate) fn replace_members(
+        &mut self,
+        base_model: &BaseModelName,
+        slot: SlotIndex,
+        entries: &[MemberEntry],
+    ) -> Result<(), RecordTooLarge> {
+        let members = entries.iter().map(|entry| Arc::new(entry.member()));
+        let list = &mut self.slot(base_model, slot).members;
+        let before = std::mem::replace(list, members.collect());
+        let kept: BTreeSet<&TaskName> = entries.iter().map(|entry| &entry.task).collect();
+        for member in &before {
+            let tasks = &mut self.base_model(base_model).tasks;
+            // One that is in another slot already has moved there in this transaction.
+            let is_here = |task: &Arc<TaskRecord>| task.slot == slot;
+            if !kept.contains(&member.task) && tasks.get(&member.task).is_some_and(is_here) {
+                tasks.remove(&member.task);
+            }
+        }
+        for (entry, place) in entries.iter().zip(0_u32..) {
+            let task = Arc::new(entry.task(base_model, slot));
+            let tasks = &mut self.base_model(base_model).tasks;
+            let known = tasks.insert(entry.task.clone(), Arc::clone(&task));
+            let index = usize::try_from(place).unwrap_or(usize::MAX);
+            let is_same = |member: &Arc<MemberRecord>| **member == entry.member();
+            if known.as_ref() != Some(&task) || !before.get(index).is_some_and(is_same) {
+                let stored = Stored::Member(base_model.clone(), slot, place, entry.clone());
+                self.put(&stored)?;
+            }
+        }
+        for (_, place) in before.iter().zip(0_u32..).skip(entries.len()) {
+            self.batch.remove(key::member(base_model, slot, place));
+        }
+        Ok(())
     }
 
     /// Adds a member at the end of a slot, and its task.
@@ -151,29 +230,6 @@ impl Transaction {
             place,
             entry.clone(),
         ))
-    }
-
-    /// Keeps the first `count` members of a slot and takes the others out, with their tasks. Gives
-    /// the jobs that had brought them.
-    pub(crate) fn truncate_members(
-        &mut self,
-        base_model: &BaseModelName,
-        slot: SlotIndex,
-        count: u32,
-    ) -> Vec<JobId> {
-        let kept = usize::try_from(count).unwrap_or(usize::MAX);
-        let members = &mut self.slot(base_model, slot).members;
-        let removed = members.split_off(kept.min(members.len()));
-        for (member, place) in removed.iter().zip(count..) {
-            self.base_model(base_model).tasks.remove(&member.task);
-            self.batch.remove(key::member(base_model, slot, place));
-        }
-        removed.iter().map(|member| member.job).collect()
-    }
-
-    /// Removes a slot that has neither generations nor members.
-    pub(crate) fn remove_slot(&mut self, base_model: &BaseModelName, slot: SlotIndex) {
-        self.base_model(base_model).slots.remove(&slot);
     }
 
     /// Adds or replaces a job.

@@ -4,12 +4,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::{World, at, base_name, remove};
 use kmerge_storage::{
-    Catalog, CommitError, Digest, Generation, JobFailure, JobId, JobState, SlotIndex,
+    Catalog, CommitError, Digest, Generation, GenerationRecord, JobFailure, JobId, JobState,
+    Reader, Rearrangement, SlotIndex,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -28,6 +29,12 @@ enum Operation {
         content: u8,
         stale: bool,
     },
+    /// Every task goes to some slot, stays, or is forgotten.
+    Rearrange {
+        job: Index,
+        targets: Vec<Target>,
+        content: u8,
+    },
     Fail(Index),
     Cancel(Index),
     Collect {
@@ -35,6 +42,21 @@ enum Operation {
     },
     Reopen,
     LoseCatalog,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Stay,
+    Slot(u32),
+    Forget,
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        3 => Just(Target::Stay),
+        3 => (0..3_u32).prop_map(Target::Slot),
+        2 => Just(Target::Forget),
+    ]
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -45,6 +67,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         6 => index().prop_map(Operation::Start),
         6 => (index(), 0..3_u32, 0..4_u8, prop::bool::weighted(0.1))
             .prop_map(|(job, slot, content, stale)| Operation::Commit { job, slot, content, stale }),
+        4 => (index(), prop::collection::vec(target(), 7), 0..4_u8)
+            .prop_map(|(job, targets, content)| Operation::Rearrange { job, targets, content }),
         1 => index().prop_map(Operation::Fail),
         1 => index().prop_map(Operation::Cancel),
         2 => (0..12_u64).prop_map(|grace| Operation::Collect { grace }),
@@ -63,10 +87,53 @@ struct Job {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+struct Held {
+    content: u8,
+    members: Vec<String>,
+    superseded: Option<u64>,
+    job: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Slot {
-    /// What each live generation holds, how many members it has, and when it was superseded.
-    generations: BTreeMap<u64, (u8, usize, Option<u64>)>,
+    /// What each live generation holds.
+    generations: BTreeMap<u64, Held>,
     members: Vec<(String, u64)>,
+    /// The number that stands for its being empty, and who emptied it.
+    emptied: Option<(u64, u64)>,
+}
+
+impl Slot {
+    fn number(&self) -> u64 {
+        let last = self.generations.keys().next_back();
+        self.emptied
+            .map_or_else(|| last.copied().unwrap_or(0), |(number, _)| number)
+    }
+
+    /// Moves on; without members the slot is emptied.
+    fn advance(&mut self, members: Vec<(String, u64)>, job: u64, content: u8, now: u64) {
+        let next = self.number() + 1;
+        if let Some(mut last) = self.generations.last_entry()
+            && self.emptied.is_none()
+        {
+            last.get_mut().superseded = Some(now);
+        }
+        self.members = members;
+        self.emptied = self.members.is_empty().then_some((next, job));
+        if self.emptied.is_none() {
+            let members = self.members.iter().map(|(task, _)| task.clone()).collect();
+            let superseded = None;
+            self.generations.insert(
+                next,
+                Held {
+                    content,
+                    members,
+                    superseded,
+                    job,
+                },
+            );
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -109,9 +176,10 @@ impl Model {
                 Answer::RequestTaken
             };
         }
-        let by_task = self.jobs.iter().find(|(_, job)| {
-            job.task == task && !matches!(job.state, JobState::Failed | JobState::Cancelled)
-        });
+        let by_task = self
+            .jobs
+            .iter()
+            .find(|(id, job)| job.task == task && self.counts(**id));
         match by_task {
             None => Answer::New,
             Some((id, job)) if same(job) => Answer::Existing(*id),
@@ -119,24 +187,23 @@ impl Model {
         }
     }
 
+    /// Whether a job still stands for its task, or will.
+    fn counts(&self, id: u64) -> bool {
+        let is_here = |slot: &Slot| slot.members.iter().any(|(_, job)| *job == id);
+        match self.jobs[&id].state {
+            JobState::Queued | JobState::Running => true,
+            JobState::Done => self.slots.values().any(is_here),
+            JobState::Failed | JobState::Cancelled => false,
+        }
+    }
+
     fn commit(&mut self, id: u64, slot: u32, content: u8, now: u64) {
         let job = self.jobs.get_mut(&id).unwrap();
         job.state = JobState::Done;
-        let empty = Slot {
-            generations: BTreeMap::new(),
-            members: Vec::new(),
-        };
-        let slot = self.slots.entry(slot).or_insert(empty);
-        let next = match slot.generations.last_entry() {
-            None => 1,
-            Some(mut last) => {
-                last.get_mut().2 = Some(now);
-                last.key() + 1
-            }
-        };
-        slot.members.push((job.task.clone(), id));
-        slot.generations
-            .insert(next, (content, slot.members.len(), None));
+        let slot = self.slots.entry(slot).or_default();
+        let mut members = slot.members.clone();
+        members.push((job.task.clone(), id));
+        slot.advance(members, id, content, now);
     }
 
     fn collect(&mut self, grace: u64, now: u64) -> usize {
@@ -144,7 +211,7 @@ impl Model {
         for slot in self.slots.values_mut() {
             let before = slot.generations.len();
             slot.generations
-                .retain(|_, (_, _, superseded)| superseded.is_none_or(|at| at + grace > now));
+                .retain(|_, held| held.superseded.is_none_or(|at| at + grace > now));
             removed += before - slot.generations.len();
         }
         removed
@@ -164,10 +231,20 @@ impl Model {
         }
     }
 
-    /// What files alone bring back: no job that ended badly, and no count of attempts.
+    /// What files alone bring back: no job that ended badly or left nothing that is still there, and
+    /// no count of attempts.
     fn lose_catalog(&mut self) {
-        self.jobs
-            .retain(|_, job| !matches!(job.state, JobState::Failed | JobState::Cancelled));
+        let mut known: BTreeSet<u64> = self
+            .jobs
+            .keys()
+            .copied()
+            .filter(|&id| self.counts(id))
+            .collect();
+        for slot in self.slots.values() {
+            known.extend(slot.generations.values().map(|held| held.job));
+            known.extend(slot.emptied.map(|(_, job)| job));
+        }
+        self.jobs.retain(|id, _| known.contains(id));
         for job in self
             .jobs
             .values_mut()
@@ -220,6 +297,16 @@ fn run(world: &mut World, model: &mut Model, operation: &Operation) {
             };
             commit(world, model, id, *slot, *content, *stale);
         }
+        Operation::Rearrange {
+            job,
+            targets,
+            content,
+        } => {
+            let Some(id) = model.pick(job, JobState::Running) else {
+                return;
+            };
+            rearrange(world, model, id, targets, *content);
+        }
         Operation::Fail(index) => {
             let Some(id) = model.pick(index, JobState::Running) else {
                 return;
@@ -258,7 +345,7 @@ fn run(world: &mut World, model: &mut Model, operation: &Operation) {
                 .slots
                 .values()
                 .flat_map(|slot| slot.generations.values())
-                .filter_map(|(_, _, superseded)| superseded.map(|since| at(since + grace)))
+                .filter_map(|held| held.superseded.map(|since| at(since + grace)))
                 .min();
             assert_eq!(collected.next_due, due);
         }
@@ -330,6 +417,73 @@ fn commit(world: &mut World, model: &mut Model, id: u64, slot: u32, content: u8,
     model.commit(id, slot, content, world.clock);
 }
 
+fn rearrange(world: &mut World, model: &mut Model, id: u64, targets: &[Target], content: u8) {
+    let newcomer = model.jobs[&id].task.clone();
+    let mut tasks: Vec<(String, u64, Option<u32>)> = Vec::new();
+    for (&index, slot) in &model.slots {
+        for (task, job) in &slot.members {
+            tasks.push((task.clone(), *job, Some(index)));
+        }
+    }
+    tasks.push((newcomer, id, None));
+    let mut lists: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
+    for ((task, job, from), target) in tasks.into_iter().zip(targets.iter().cycle()) {
+        let to = match target {
+            Target::Stay => from,
+            Target::Slot(slot) => Some(*slot),
+            Target::Forget => None,
+        };
+        if let Some(to) = to {
+            lists.entry(to).or_default().push((task, job));
+        }
+    }
+    let indices: BTreeSet<u32> = lists.keys().chain(model.slots.keys()).copied().collect();
+    let before = |index| {
+        model
+            .slots
+            .get(&index)
+            .map_or(&[][..], |slot| &slot.members)
+    };
+    let mut changes = Vec::new();
+    for index in indices {
+        let list = lists.remove(&index).unwrap_or_default();
+        if list != before(index) {
+            changes.push((index, list));
+        }
+    }
+    if changes.is_empty() {
+        return;
+    }
+    let mut steps = Vec::new();
+    for (index, list) in &changes {
+        let slot = SlotIndex(*index);
+        let expected = common::current(&world.catalog(), slot);
+        let members: Vec<(&str, f64)> = list.iter().map(|(task, _)| (&**task, 0.5)).collect();
+        steps.push(if members.is_empty() {
+            common::emptying(slot, expected)
+        } else {
+            let tensor = world.tensor(&tensors(content));
+            common::placing(slot, expected, tensor, &members)
+        });
+    }
+    let rearrangement = Rearrangement {
+        job: JobId(id),
+        steps,
+        result: "{}".to_owned(),
+    };
+    let now = world.tick();
+    world
+        .open()
+        .committer
+        .rearrange(rearrangement, now)
+        .unwrap();
+    model.jobs.get_mut(&id).unwrap().state = JobState::Done;
+    for (index, list) in changes {
+        let slot = model.slots.entry(index).or_default();
+        slot.advance(list, id, content, world.clock);
+    }
+}
+
 /// Compares all that the model knows.
 fn compare(world: &mut World, model: &Model) {
     let catalog = world.catalog();
@@ -338,7 +492,7 @@ fn compare(world: &mut World, model: &Model) {
         job.attempts = attempts(job.state, job.attempts);
     }
     assert_eq!(jobs(&catalog), expected);
-    assert_eq!(slots(&catalog), model.slots);
+    assert_eq!(slots(&catalog, &world.open().reader), model.slots);
     let tasks = &catalog.base_models[&base_name()].tasks;
     let members: usize = model.slots.values().map(|slot| slot.members.len()).sum();
     assert_eq!(tasks.len(), members);
@@ -355,6 +509,13 @@ fn compare(world: &mut World, model: &Model) {
         let mut first = [0];
         tensor.read_exact_at(&mut first, 0).unwrap();
         assert_eq!(record.digest, Digest::of(&tensors(first[0])));
+    }
+    // The weights of those that were placed are what they were placed with.
+    for slot in catalog.base_models[&base_name()].slots.values() {
+        for (member, weight) in slot.members.iter().zip(slot.weights(usize::MAX)) {
+            let is_scaled = slot.members.iter().any(|member| !member.placed);
+            assert!(is_scaled || !member.placed || weight.to_bits() == 0.5_f64.to_bits());
+        }
     }
     // No tensor file is there that no generation names.
     let live: std::collections::BTreeSet<_> =
@@ -394,38 +555,64 @@ fn jobs(catalog: &Catalog) -> BTreeMap<u64, Job> {
         .collect()
 }
 
-fn slots(catalog: &Catalog) -> BTreeMap<u32, Slot> {
+fn slots(catalog: &Catalog, reader: &Reader) -> BTreeMap<u32, Slot> {
     let content = |digest| {
         (0..4)
             .find(|&content| Digest::of(&tensors(content)) == digest)
             .unwrap()
     };
+    let held = |record: &GenerationRecord| {
+        let members = reader.generation_members(record).unwrap();
+        assert_eq!(usize::try_from(record.members).unwrap(), members.len());
+        let held = Held {
+            content: content(record.digest),
+            members: members
+                .iter()
+                .map(|member| member.task.to_string())
+                .collect(),
+            superseded: record.superseded.map(|when| when.0 - at(0).0),
+            job: record.job.0,
+        };
+        (record.generation.0, held)
+    };
     let mut slots = BTreeMap::new();
-    for (index, slot) in &catalog.base_models[&base_name()].slots {
+    let base_model = &catalog.base_models[&base_name()];
+    for (index, slot) in &base_model.slots {
         let generations = slot
             .generations
             .values()
-            .map(|record| {
-                let members = usize::try_from(record.members).unwrap();
-                let superseded = record.superseded.map(|when| when.0 - at(0).0);
-                (
-                    record.generation.0,
-                    (content(record.digest), members, superseded),
-                )
-            })
+            .map(|record| held(record))
             .collect();
+        for record in slot.generations.values() {
+            if let Some(members) = slot.members_of(record) {
+                let names: Vec<String> = members.iter().map(|m| m.task.to_string()).collect();
+                assert_eq!(names, held(record).1.members);
+            }
+        }
         let members = slot
             .members
             .iter()
             .map(|member| (member.task.to_string(), member.job.0))
             .collect();
-        slots.insert(
-            index.0,
-            Slot {
-                generations,
-                members,
-            },
-        );
+        let slot = Slot {
+            generations,
+            members,
+            emptied: None,
+        };
+        slots.insert(index.0, slot);
+    }
+    for (index, slot) in &base_model.emptied {
+        let generations = slot
+            .generations
+            .values()
+            .map(|record| held(record))
+            .collect();
+        let slot = Slot {
+            generations,
+            members: Vec::new(),
+            emptied: Some((slot.record.generation.0, slot.record.job.0)),
+        };
+        assert!(slots.insert(index.0, slot).is_none());
     }
     slots
 }

@@ -1,106 +1,89 @@
-//! The good end of a job: new generations of slots.
+//! The good end of a job: new generations of slots, and slots that are emptied.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Committer;
+use super::changes::{
+    Commit, MembersChange, NextGeneration, PlacedMember, Rearrangement, SlotOutcome, SlotStep,
+};
 use crate::catalog::Catalog;
 use crate::durable;
 use crate::error::{CommitDefect, CommitError};
+use crate::exports;
 use crate::failpoint;
-use crate::ids::{BaseModelName, Generation, JobId, SlotIndex, TaskName, UnixMillis};
+use crate::ids::{BaseModelName, Generation, SlotIndex, TaskName, UnixMillis};
+use crate::layout::CURRENT;
 use crate::manifest::{Manifest, MemberEntry};
-use crate::records::{Event, GenerationRecord, JobRecord, JobState};
+use crate::records::{EmptiedRecord, Event, GenerationRecord, JobRecord, JobState};
 use crate::sealed;
-use crate::tensors::StoredTensor;
 use crate::transaction::Transaction;
 
-/// The outcome of a job.
-#[derive(Debug)]
-pub struct Commit {
-    /// The job. It must be running.
-    pub job: JobId,
-    /// The slots that change: at least one, each once.
-    pub changes: Vec<SlotChange>,
-    /// Opaque JSON: the decision.
-    pub result: String,
-}
-
-/// A slot's next generation.
-#[derive(Debug)]
-pub struct SlotChange {
-    /// The slot.
-    pub slot: SlotIndex,
-    /// The generation that the decision was made for; none if the slot must be empty.
-    pub expected: Option<Generation>,
-    /// The new tensor file.
-    pub tensor: StoredTensor,
-    /// The task that joins, if one does. It must be the job's task.
-    pub newcomer: Option<NewMember>,
-    /// Opaque JSON: what the tensors are.
-    pub facts: String,
-}
-
-/// A task that joins a slot.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewMember {
-    /// The task.
-    pub task: TaskName,
-    /// Its weight at joining; those before it are scaled by the rest. A finite number.
-    pub weight: f64,
+/// A step with the number that it moves its slot to.
+struct Numbered<'a> {
+    step: &'a SlotStep,
+    generation: Generation,
 }
 
 impl Committer {
     /// Commits the outcome of a running job: all of its changes or none. Durable on return; gives
     /// the catalog with the new generations.
     ///
+    /// # Errors
+    /// As [`Committer::rearrange`].
+    pub fn commit(&mut self, commit: Commit, now: UnixMillis) -> Result<Arc<Catalog>, CommitError> {
+        self.rearrange(commit.into(), now)
+    }
+
+    /// Commits the outcome of a running job: all of its steps or none. Durable on return; gives
+    /// the catalog with the new generations.
+    ///
     /// 1. The job is running, the slots are at the generations that the decision was made for,
     ///    and the tensor files are there, which are durable since they have their names.
-    /// 2. The manifest of each new generation is written.
+    /// 2. The manifest of each new generation, and of each emptied slot, is written.
     /// 3. The manifests' names are durable. From here on a start finds the whole commit, whatever
     ///    happens to the catalog. Before, it finds a part at most, and drops it.
     /// 4. The catalog moves in one batch: generations, members, tasks, the job, the event.
     ///    That is made durable, and then visible.
-    /// 5. The staged files go.
+    /// 5. The staged files go, and so does what named emptied slots: the links to their newest
+    ///    exports, and the manifests of those that were opened again.
     ///
     /// # Errors
     /// [`CommitError::GenerationMoved`] if a slot has moved, [`CommitError::TensorMissing`],
     /// [`CommitError::JobState`], [`CommitError::Invalid`] if the commit makes no sense,
     /// [`CommitError::Record`] if a text is too long, and what any write may meet. Nothing is
     /// changed then, unless the state is read-only from now on.
-    pub fn commit(&mut self, commit: Commit, now: UnixMillis) -> Result<Arc<Catalog>, CommitError> {
-        let Commit {
-            job,
-            changes,
-            result,
-        } = commit;
-        let committed = self.commit_changes(job, &changes, result, now);
+    pub fn rearrange(
+        &mut self,
+        rearrangement: Rearrangement,
+        now: UnixMillis,
+    ) -> Result<Arc<Catalog>, CommitError> {
+        let committed = self.try_rearrange(&rearrangement, now);
         // The tensor files of a commit that was refused are nobody's from here on.
-        drop(changes);
+        drop(rearrangement);
         self.remove_returned_tensors();
         committed.map(|()| self.catalog())
     }
 
-    fn commit_changes(
+    fn try_rearrange(
         &mut self,
-        job: JobId,
-        changes: &[SlotChange],
-        result: String,
+        rearrangement: &Rearrangement,
         now: UnixMillis,
     ) -> Result<(), CommitError> {
+        let Rearrangement { job, steps, result } = rearrangement;
         self.check_writable()?;
         // 1.
-        let job = self.job_in_state(job, JobState::Running)?;
+        let job = self.job_in_state(*job, JobState::Running)?;
         let done = JobRecord {
             state: JobState::Done,
             ended: Some(now),
-            result: Some(result),
+            result: Some(result.clone()),
             ..JobRecord::clone(job)
         };
-        self.check_changes(&done, changes)?;
+        self.check_steps(&done, steps)?;
+        let before = self.catalog();
         let mut transaction = self.begin(now);
         let done = transaction.put_job(done)?;
-        let manifests = self.plan(&mut transaction, &done, changes, now)?;
+        let manifests = self.plan(&mut transaction, &done, steps, now)?;
         let slots = manifests
             .first()
             .map(|manifest| manifest.commit.clone())
@@ -119,74 +102,34 @@ impl Committer {
         // 5. What cannot be removed is swept by the next start.
         drop(durable::remove_tree(&self.shared.layout.staged(done.id)));
         failpoint::hit("commit.staging_removed");
-        Ok(())
-    }
-
-    fn check_changes(&self, job: &JobRecord, changes: &[SlotChange]) -> Result<(), CommitError> {
-        let invalid = |defect| {
-            Err(CommitError::Invalid {
-                job: job.id,
-                defect,
-            })
-        };
-        if changes.is_empty() {
-            return invalid(CommitDefect::Empty);
-        }
-        let mut slots = BTreeSet::new();
-        let mut has_newcomer = false;
-        for change in changes {
-            if !slots.insert(change.slot) {
-                return invalid(CommitDefect::SlotTwice { slot: change.slot });
-            }
-            if let Some(NewMember { task, weight }) = &change.newcomer {
-                if std::mem::replace(&mut has_newcomer, true) {
-                    return invalid(CommitDefect::NewcomerTwice);
-                }
-                if *task != job.task {
-                    let (newcomer, task) = (task.clone(), job.task.clone());
-                    return invalid(CommitDefect::ForeignNewcomer { newcomer, task });
-                }
-                if !weight.is_finite() {
-                    return invalid(CommitDefect::Weight {
-                        newcomer: task.clone(),
-                    });
-                }
-            } else if change.expected.is_none() {
-                return invalid(CommitDefect::NoMember { slot: change.slot });
-            }
-            self.check_slot(&job.base_model, change)?;
+        for step in steps {
+            self.remove_remains(&before, &done.base_model, step);
         }
         Ok(())
     }
 
-    fn check_slot(
-        &self,
-        base_model: &BaseModelName,
-        change: &SlotChange,
-    ) -> Result<(), CommitError> {
-        let slot = change.slot;
-        let found = self
-            .catalog
-            .slot(base_model, slot)
-            .map(|state| state.current().generation);
-        if found != change.expected {
-            let expected = change.expected;
-            return Err(CommitError::GenerationMoved {
-                slot,
-                expected,
-                found,
-            });
+    /// What is left of a slot's being empty, or of its not being empty. What cannot be removed is
+    /// swept by the next start.
+    fn remove_remains(&self, before: &Catalog, base_model: &BaseModelName, step: &SlotStep) {
+        let layout = &self.shared.layout;
+        let slot = step.slot;
+        match &step.outcome {
+            SlotOutcome::Next(_) => {
+                let Some(emptied) = before.emptied(base_model, slot) else {
+                    return;
+                };
+                let manifest = layout.manifest(base_model, slot, emptied.record.generation);
+                drop(durable::unlink(&manifest));
+            }
+            SlotOutcome::Emptied => {
+                let _exports = exports::hold(&self.shared);
+                for format in durable::list(&layout.exports()).iter().flatten() {
+                    let exports = layout.slot_exports(&format.name, base_model, slot);
+                    drop(durable::unlink(&exports.join(CURRENT)));
+                }
+            }
         }
-        let StoredTensor { digest, bytes, .. } = change.tensor;
-        if durable::length_if_there(&self.shared.layout.tensor(&digest))? == Some(bytes) {
-            Ok(())
-        } else {
-            Err(CommitError::TensorMissing {
-                slot,
-                digest,
-                bytes,
-            })
-        }
+        failpoint::hit("commit.remains_removed");
     }
 
     /// Moves the transaction to the new generations and gives their manifests.
@@ -194,57 +137,135 @@ impl Committer {
         &self,
         transaction: &mut Transaction,
         job: &Arc<JobRecord>,
-        changes: &[SlotChange],
+        steps: &[SlotStep],
         now: UnixMillis,
     ) -> Result<Vec<Manifest>, CommitError> {
         let base_model = &job.base_model;
-        let siblings: Vec<_> = changes
+        let number = |slot| self.catalog.number(base_model, slot);
+        let siblings: Vec<_> = steps
             .iter()
-            .map(|change| {
+            .map(|step| step.slot)
+            .map(|slot| {
                 (
-                    change.slot,
-                    change.expected.map_or(Generation::FIRST, Generation::next),
+                    slot,
+                    number(slot).map_or(Generation::FIRST, Generation::next),
                 )
             })
             .collect();
-        let mut manifests = Vec::with_capacity(changes.len());
-        for (change, &(slot, generation)) in changes.iter().zip(&siblings) {
+        let mut manifests = Vec::with_capacity(steps.len());
+        for (step, &(slot, generation)) in steps.iter().zip(&siblings) {
             transaction.supersede(base_model, slot, now)?;
-            if let Some(newcomer) = &change.newcomer {
-                let entry = MemberEntry {
-                    task: newcomer.task.clone(),
-                    weight_at_join: newcomer.weight,
-                    job: job.id,
-                    generation,
-                    request_id: job.request_id.clone(),
-                    upload: job.upload.clone(),
-                    created: job.created,
-                };
-                transaction.push_member(base_model, slot, &entry)?;
-            }
-            let state = transaction.base_model_state(base_model);
-            let members = state.slots.get(&slot).map_or(0, |slot| slot.members.len());
-            let members = u32::try_from(members).map_err(|_| CommitError::Invalid {
-                job: job.id,
-                defect: CommitDefect::TooManyMembers { slot },
-            })?;
-            let record = GenerationRecord {
-                base_model: base_model.clone(),
-                slot,
-                generation,
-                digest: change.tensor.digest,
-                bytes: change.tensor.bytes,
-                members,
-                facts: change.facts.clone(),
-                job: job.id,
-                revision: transaction.catalog().revision,
-                committed: now,
-                superseded: None,
+            let manifest = match &step.outcome {
+                SlotOutcome::Next(next) => {
+                    let numbered = Numbered { step, generation };
+                    let record = self.next_generation(transaction, job, &numbered, next, now)?;
+                    let state = transaction.base_model_state(base_model);
+                    let emptied = self.catalog.emptied(base_model, slot);
+                    let manifest = Manifest {
+                        reopens: emptied.map(|emptied| emptied.record.committed),
+                        ..Manifest::new(&record, state, job, siblings.clone())
+                    };
+                    transaction.put_generation(record)?;
+                    manifest
+                }
+                SlotOutcome::Emptied => {
+                    let record = EmptiedRecord {
+                        base_model: base_model.clone(),
+                        slot,
+                        generation,
+                        job: job.id,
+                        revision: transaction.catalog().revision,
+                        committed: now,
+                    };
+                    transaction.empty_slot(record.clone())?;
+                    let state = transaction.base_model_state(base_model);
+                    Manifest::of_emptied(&record, state, job, siblings.clone())
+                }
             };
-            manifests.push(Manifest::new(&record, state, job, siblings.clone()));
-            transaction.put_generation(record)?;
+            manifests.push(manifest);
         }
         Ok(manifests)
+    }
+
+    /// Moves a slot's members on and gives the record of its next generation.
+    fn next_generation(
+        &self,
+        transaction: &mut Transaction,
+        job: &JobRecord,
+        numbered: &Numbered<'_>,
+        next: &NextGeneration,
+        now: UnixMillis,
+    ) -> Result<GenerationRecord, CommitError> {
+        let Numbered { step, generation } = *numbered;
+        let (base_model, slot) = (&job.base_model, step.slot);
+        let current = self.catalog.slot(base_model, slot);
+        transaction.open_again(base_model, slot);
+        match &next.members {
+            MembersChange::Join(newcomer) => {
+                let entry = newcomer_entry(job, newcomer.weight, generation);
+                transaction.push_member(base_model, slot, &entry)?;
+            }
+            MembersChange::Keep => {}
+            MembersChange::Replace(placed) => {
+                let entries: Vec<MemberEntry> = placed
+                    .iter()
+                    .map(|member| self.placed_entry(job, slot, member, generation))
+                    .collect();
+                transaction.replace_members(base_model, slot, &entries)?;
+            }
+        }
+        let members_since = match (&next.members, current) {
+            (MembersChange::Join(_) | MembersChange::Keep, Some(current)) => {
+                current.current().members_since
+            }
+            (MembersChange::Replace(_), _) | (_, None) => generation,
+        };
+        let members = transaction.catalog().slot(base_model, slot);
+        let members = members.map_or(0, |slot| slot.members.len());
+        let members = u32::try_from(members).map_err(|_| CommitError::Invalid {
+            job: job.id,
+            defect: CommitDefect::TooManyMembers { slot },
+        })?;
+        Ok(GenerationRecord {
+            base_model: base_model.clone(),
+            slot,
+            generation,
+            digest: next.tensor.digest,
+            bytes: next.tensor.bytes,
+            members,
+            members_since,
+            facts: next.facts.clone(),
+            job: job.id,
+            revision: transaction.catalog().revision,
+            committed: now,
+            superseded: None,
+        })
+    }
+
+    /// A placed member with what is known of its upload. One that stays in its slot joined when it
+    /// did; one that moves joins now.
+    fn placed_entry(
+        &self,
+        job: &JobRecord,
+        slot: SlotIndex,
+        member: &PlacedMember,
+        generation: Generation,
+    ) -> MemberEntry {
+        let PlacedMember { task, weight } = member;
+        let task: &TaskName = task;
+        let mut entry = newcomer_entry(job, *weight, generation);
+        entry.placed = true;
+        if let Some(known) = self.catalog.task(&job.base_model, task) {
+            entry.task = task.clone();
+            entry.job = known.job;
+            entry.request_id.clone_from(&known.request_id);
+            entry.upload = known.upload.clone();
+            entry.created = known.created;
+            if known.slot == slot {
+                entry.generation = known.generation;
+            }
+        }
+        entry
     }
 
     fn write_manifests(&self, manifests: &[Manifest]) -> Result<(), CommitError> {
@@ -296,5 +317,19 @@ impl Committer {
             ..
         } = manifest;
         self.shared.layout.manifest(base_model, *slot, *generation)
+    }
+}
+
+/// The job's own task as a member.
+fn newcomer_entry(job: &JobRecord, weight: f64, generation: Generation) -> MemberEntry {
+    MemberEntry {
+        task: job.task.clone(),
+        weight_at_join: weight,
+        job: job.id,
+        generation,
+        request_id: job.request_id.clone(),
+        upload: job.upload.clone(),
+        created: job.created,
+        placed: false,
     }
 }

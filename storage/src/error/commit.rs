@@ -66,6 +66,24 @@ pub enum CommitDefect {
         /// The newcomer.
         newcomer: TaskName,
     },
+    /// A placed task is in none of the base model's slots.
+    #[error("it places {task}, which is in no slot and is not what its job brings")]
+    UnknownTask {
+        /// The task.
+        task: TaskName,
+    },
+    /// A task would be in two places.
+    #[error("it leaves {task} in more than one place")]
+    TaskTwice {
+        /// The task.
+        task: TaskName,
+    },
+    /// A slot that holds nothing is emptied.
+    #[error("it empties slot {slot}, which holds nothing")]
+    EmptiesNothing {
+        /// The slot.
+        slot: SlotIndex,
+    },
     /// A slot would have no members.
     #[error("it opens slot {slot} without a member")]
     NoMember {

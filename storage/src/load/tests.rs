@@ -18,6 +18,7 @@ fn member(task: &str) -> MemberEntry {
     MemberEntry {
         task: task.parse().unwrap(),
         weight_at_join: 1.0,
+        placed: false,
         job: JobId(1),
         generation: Generation(1),
         request_id: None,
@@ -43,6 +44,7 @@ fn generation(slot: u32, members: u32) -> GenerationRecord {
         job: JobId(1),
         revision: Revision(1),
         committed: UnixMillis(1),
+        members_since: Generation::FIRST,
         superseded: None,
     }
 }

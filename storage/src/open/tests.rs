@@ -40,6 +40,7 @@ fn entry(slot: u32, place: u64, slots: u64) -> MemberEntry {
     MemberEntry {
         task: format!("task-number-{job:05}").parse().unwrap(),
         weight_at_join: 1.0 / f64::from(u32::try_from(place + 1).unwrap()),
+        placed: false,
         job: JobId(job),
         generation: Generation(place + 1),
         request_id: Some(format!("7f0c2a0e-5c1d-4a55-9d06-{job:012}")),
@@ -82,6 +83,7 @@ fn write_files(directory: &Path, slots: u32, members: u64) {
             digest,
             bytes: tensors.len() as u64,
             members: u32::try_from(members).unwrap(),
+            members_since: Generation::FIRST,
             facts: "{\"rank\":32}".to_owned(),
             job: last.job,
             revision: Revision(last.job.0 * 3),
@@ -108,6 +110,7 @@ fn write_files(directory: &Path, slots: u32, members: u64) {
         let state = BaseModelState {
             record: Arc::new(record.clone()),
             slots: BTreeMap::from([(index, Arc::new(state))]),
+            emptied: BTreeMap::new(),
             tasks,
         };
         let commit = vec![(index, generation.generation)];

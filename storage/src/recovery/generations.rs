@@ -1,29 +1,27 @@
 //! Step 4 of recovery: the catalog and the manifests agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Recovery;
 use super::survey::{SlotKey, read};
 use crate::catalog::Catalog;
 use crate::error::OpenError;
-use crate::ids::{Generation, JobId, Revision, SlotIndex};
+use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex};
 use crate::manifest::{Manifest, MemberEntry};
 use crate::records::{GenerationRecord, JobRecord};
 use crate::sealed;
 
-/// A generation that has a manifest, but no record.
+/// A generation, or the emptying of a slot, that has a manifest, but no record.
 struct Candidate {
-    /// Without its member list, which only the newest of a slot needs.
+    /// Without its member list, which only the newest of a slot needs: it is read again then.
     manifest: Manifest,
     members: u32,
 }
 
-/// The generations that have manifests and no records.
-#[derive(Default)]
-struct Candidates {
-    by_commit: BTreeMap<Revision, Vec<Candidate>>,
-    /// The member list of the newest manifest of each slot. Those of older ones begin it.
-    members: BTreeMap<SlotKey, Vec<MemberEntry>>,
+impl Candidate {
+    fn slot_key(&self) -> SlotKey {
+        (self.manifest.base_model.clone(), self.manifest.slot)
+    }
 }
 
 impl Recovery<'_> {
@@ -35,9 +33,9 @@ impl Recovery<'_> {
                 .notes
                 .push(format!("{} is damaged", path.display()));
         }
-        let Candidates { by_commit, members } = self.find_candidates()?;
-        let mut taken_in = Vec::new();
-        for (_, commit) in by_commit {
+        let mut whole = Vec::new();
+        let mut newest = BTreeMap::new();
+        for commit in self.find_candidates()?.into_values() {
             if !self.is_whole(&commit) || !self.has_tensors(&commit)? {
                 let job = commit.first().map(|candidate| candidate.manifest.job.id);
                 let job = job.unwrap_or_default();
@@ -47,28 +45,28 @@ impl Recovery<'_> {
                 continue;
             }
             self.unrecorded += 1;
-            for candidate in commit {
-                let key = (
-                    candidate.manifest.base_model.clone(),
-                    candidate.manifest.slot,
-                );
-                let entries = members.get(&key).map(Vec::as_slice).unwrap_or_default();
-                taken_in.push(self.take_in(candidate, entries)?);
+            for candidate in &commit {
+                newest.insert(candidate.slot_key(), candidate.manifest.generation);
             }
+            whole.extend(commit);
         }
+        let mut taken_in = Vec::new();
+        for candidate in whole {
+            let is_newest =
+                newest.get(&candidate.slot_key()) == Some(&candidate.manifest.generation);
+            taken_in.extend(self.take_in(candidate, is_newest)?);
+        }
+        self.part_members()?;
         self.report.generations_recovered = u32::try_from(taken_in.len()).unwrap_or(u32::MAX);
         self.give_up_lost_tensors(&taken_in)?;
         self.write_missing_manifests()
     }
 
-    fn find_candidates(&mut self) -> Result<Candidates, OpenError> {
-        let mut candidates = Candidates::default();
+    fn find_candidates(&mut self) -> Result<BTreeMap<Revision, Vec<Candidate>>, OpenError> {
+        let mut candidates: BTreeMap<Revision, Vec<Candidate>> = BTreeMap::new();
         for (key, manifests) in &self.survey.manifests {
             let (name, slot) = key;
-            let current = self
-                .before
-                .slot(name, *slot)
-                .map(|slot| slot.current().generation);
+            let current = self.before.number(name, *slot);
             let newer = manifests
                 .iter()
                 .filter(|&(&g, _)| current.is_none_or(|c| g > c));
@@ -82,9 +80,7 @@ impl Recovery<'_> {
                 };
                 let entries = std::mem::take(&mut manifest.members);
                 let members = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-                // In rising order, so the newest one stays.
-                candidates.members.insert(key.clone(), entries);
-                let commit = candidates.by_commit.entry(manifest.revision).or_default();
+                let commit = candidates.entry(manifest.revision).or_default();
                 commit.push(Candidate { manifest, members });
             }
         }
@@ -92,7 +88,7 @@ impl Recovery<'_> {
     }
 
     /// The manifest at `path`, if it is what its place says.
-    fn read_manifest(
+    pub(super) fn read_manifest(
         &self,
         (name, slot): &SlotKey,
         generation: Generation,
@@ -118,10 +114,7 @@ impl Recovery<'_> {
             let base_model = &manifest.base_model;
             let manifests = self.survey.manifests.get(&(base_model.clone(), slot));
             let on_file = manifests.and_then(|of_slot| of_slot.keys().next_back());
-            let recorded = self
-                .before
-                .slot(base_model, slot)
-                .map(|slot| slot.current().generation);
+            let recorded = self.before.number(base_model, slot);
             on_file.is_some_and(|&newest| newest >= generation)
                 || recorded.is_some_and(|current| current >= generation)
         })
@@ -134,39 +127,110 @@ impl Recovery<'_> {
             return Ok(true);
         }
         for Candidate { manifest, .. } in commit {
-            let tensor = &manifest.tensor;
-            if !self.is_tensor_whole(&tensor.digest, tensor.bytes)? {
+            if let Some(tensor) = &manifest.tensor
+                && !self.is_tensor_whole(&tensor.digest, tensor.bytes)?
+            {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Records a generation as its commit would have.
+    /// Records a generation, or that a slot was emptied, as its commit would have. The newest of a
+    /// slot brings its members.
     fn take_in(
         &mut self,
         candidate: Candidate,
-        entries: &[MemberEntry],
-    ) -> Result<GenerationRecord, OpenError> {
+        is_newest: bool,
+    ) -> Result<Option<GenerationRecord>, OpenError> {
+        let key = candidate.slot_key();
         let Candidate { manifest, members } = candidate;
-        let (base_model, slot) = (&manifest.base_model, manifest.slot);
-        self.transaction
-            .supersede(base_model, slot, manifest.committed)?;
-        let known = self.transaction.catalog().slot(base_model, slot);
-        let known = known.map_or(0, |slot| slot.members.len());
-        let count = usize::try_from(members).unwrap_or(usize::MAX);
-        for entry in entries.iter().take(count).skip(known) {
-            self.transaction.push_member(base_model, slot, entry)?;
-            // Its own manifest may have gone already, but that it is here says that it is done.
-            if entry.job != manifest.job.id {
-                let done = JobRecord::of_task(&entry.task(base_model, slot));
-                self.put_done_job(done)?;
+        let (base_model, slot) = &key;
+        let since = manifest.reopens.unwrap_or(manifest.committed);
+        self.transaction.supersede(base_model, *slot, since)?;
+        let Some(tensor) = &manifest.tensor else {
+            self.transaction.empty_slot(manifest.emptied())?;
+            self.transaction.put_job(manifest.job)?;
+            return Ok(None);
+        };
+        self.transaction.open_again(base_model, *slot);
+        if is_newest {
+            let entries = self.entries(&key, manifest.generation)?;
+            for entry in &entries {
+                // Its own manifest may have gone already, but that it is here says that it is done.
+                let known = self.transaction.catalog().task(base_model, &entry.task);
+                let is_known = known.is_some_and(|known| known.job == entry.job);
+                if entry.job != manifest.job.id && !is_known {
+                    let done = JobRecord::of_task(&entry.task(base_model, *slot));
+                    self.put_done_job(done)?;
+                }
             }
+            self.transaction
+                .replace_members(base_model, *slot, &entries)?;
         }
-        let record = manifest.record(members);
+        let record = manifest.record(tensor, members);
         self.transaction.put_generation(record.clone())?;
         self.transaction.put_job(manifest.job)?;
-        Ok(record)
+        Ok(Some(record))
+    }
+
+    /// The member list in the manifest of a generation; none if there is no such manifest.
+    pub(super) fn entries(
+        &self,
+        key: &SlotKey,
+        generation: Generation,
+    ) -> Result<Vec<MemberEntry>, OpenError> {
+        let path = self
+            .survey
+            .manifests
+            .get(key)
+            .and_then(|manifests| manifests.get(&generation));
+        let manifest = match path {
+            Some(path) => self.read_manifest(key, generation, path)?,
+            None => None,
+        };
+        Ok(manifest
+            .map(|manifest| manifest.members)
+            .unwrap_or_default())
+    }
+
+    /// A task that is in two slots belongs to the one that named it last. Only the loss of the
+    /// catalog and of a manifest together leads to that.
+    fn part_members(&mut self) -> Result<(), OpenError> {
+        let mut parted = BTreeSet::new();
+        for (name, state) in &self.transaction.catalog().base_models {
+            for (&slot, members) in &state.slots {
+                let is_here = |task| state.tasks.get(task).is_some_and(|task| task.slot == slot);
+                if !members.members.iter().all(|member| is_here(&member.task)) {
+                    parted.insert((name.clone(), slot));
+                }
+            }
+        }
+        for (base_model, slot) in parted {
+            let state = self.transaction.base_model_state(&base_model);
+            let Some(current) = state.slots.get(&slot) else {
+                continue;
+            };
+            let entries: Vec<MemberEntry> = current
+                .members
+                .iter()
+                .filter_map(|member| {
+                    let task = state.tasks.get(&member.task)?;
+                    (task.slot == slot).then(|| MemberEntry::new(member, task))
+                })
+                .collect();
+            let record = GenerationRecord {
+                members: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+                ..current.current().clone()
+            };
+            self.transaction
+                .replace_members(&base_model, slot, &entries)?;
+            self.transaction.put_generation(record)?;
+            self.note(format!(
+                "slot {slot} of {base_model} leaves members to the slots that name them since"
+            ));
+        }
+        Ok(())
     }
 
     fn put_done_job(&mut self, done: JobRecord) -> Result<(), OpenError> {
@@ -177,29 +241,54 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Writes the manifests of recorded generations that have none.
+    /// Writes the manifests of recorded generations and emptied slots that have none.
     fn write_missing_manifests(&mut self) -> Result<(), OpenError> {
-        let layout = &self.shared.layout;
+        let has_manifest = |base_model: &BaseModelName, slot, generation: &Generation| {
+            let manifests = self.survey.manifests.get(&(base_model.clone(), slot));
+            manifests.is_some_and(|found| found.contains_key(generation))
+        };
+        let catalog = self.transaction.catalog();
         let mut missing = Vec::new();
-        for record in self.transaction.catalog().generations() {
-            let key = (record.base_model.clone(), record.slot);
-            let manifests = self.survey.manifests.get(&key);
-            if manifests.is_none_or(|found| !found.contains_key(&record.generation)) {
-                missing.push(GenerationRecord::clone(record));
+        let mut lost = Vec::new();
+        for record in catalog.generations() {
+            let (base_model, slot) = (&record.base_model, record.slot);
+            if has_manifest(base_model, slot, &record.generation) {
+                continue;
+            }
+            let state = self.transaction.base_model_state(base_model);
+            let is_known = state
+                .slots
+                .get(&slot)
+                .is_some_and(|slot| slot.members_of(record).is_some());
+            let job = find_job(catalog, base_model, record.job).filter(|_| is_known);
+            let siblings = siblings(catalog, base_model, record.revision);
+            match job {
+                Some(job) => missing.push(Manifest::new(record, state, &job, siblings)),
+                None => lost.push((base_model.clone(), slot, record.generation)),
             }
         }
-        for record in missing {
-            let path = layout.manifest(&record.base_model, record.slot, record.generation);
-            let catalog = self.transaction.catalog();
-            let Some(job) = find_job(catalog, &record) else {
-                self.note(format!(
-                    "{} is missing and cannot be made again",
-                    path.display()
-                ));
+        for record in catalog.emptied_slots() {
+            let (base_model, slot) = (&record.base_model, record.slot);
+            if has_manifest(base_model, slot, &record.generation) {
                 continue;
-            };
-            let state = self.transaction.base_model_state(&record.base_model);
-            let manifest = Manifest::new(&record, state, &job, siblings(catalog, &record));
+            }
+            let state = self.transaction.base_model_state(base_model);
+            let siblings = siblings(catalog, base_model, record.revision);
+            match find_job(catalog, base_model, record.job) {
+                Some(job) => missing.push(Manifest::of_emptied(record, state, &job, siblings)),
+                None => lost.push((base_model.clone(), slot, record.generation)),
+            }
+        }
+        let layout = &self.shared.layout;
+        for (base_model, slot, generation) in lost {
+            let path = layout.manifest(&base_model, slot, generation);
+            self.note(format!(
+                "{} is missing and cannot be made again",
+                path.display()
+            ));
+        }
+        for manifest in missing {
+            let path = layout.manifest(&manifest.base_model, manifest.slot, manifest.generation);
             let directory = path.parent().unwrap_or(&path);
             self.shared
                 .disk
@@ -217,23 +306,30 @@ impl Recovery<'_> {
     }
 }
 
-/// The job that made a generation, or what is left to say of it.
-fn find_job(catalog: &Catalog, record: &GenerationRecord) -> Option<JobRecord> {
-    let id: JobId = record.job;
+/// The job of a generation, or what is left to say of it.
+fn find_job(catalog: &Catalog, base_model: &BaseModelName, id: JobId) -> Option<JobRecord> {
     if let Some(job) = catalog.jobs.get(&id) {
         return Some(JobRecord::clone(job));
     }
-    let mut tasks = catalog.base_model(&record.base_model)?.tasks.values();
+    let mut tasks = catalog.base_model(base_model)?.tasks.values();
     tasks
         .find(|task| task.job == id)
         .map(|task| JobRecord::of_task(task))
 }
 
-/// All live generations of the same commit.
-fn siblings(catalog: &Catalog, record: &GenerationRecord) -> Vec<(SlotIndex, Generation)> {
-    catalog
+/// All live generations and emptied slots of the same commit.
+fn siblings(
+    catalog: &Catalog,
+    base_model: &BaseModelName,
+    revision: Revision,
+) -> Vec<(SlotIndex, Generation)> {
+    let generations = catalog
         .generations()
-        .filter(|other| other.base_model == record.base_model && other.revision == record.revision)
-        .map(|other| (other.slot, other.generation))
-        .collect()
+        .filter(|other| other.base_model == *base_model && other.revision == revision)
+        .map(|other| (other.slot, other.generation));
+    let emptied = catalog
+        .emptied_slots()
+        .filter(|other| other.base_model == *base_model && other.revision == revision)
+        .map(|other| (other.slot, other.generation));
+    generations.chain(emptied).collect()
 }

@@ -107,21 +107,29 @@ impl Sweep<'_> {
                     .map(move |(&generation, path)| (name, *slot, generation, path))
             });
         for (name, slot, generation, path) in listed {
-            if !self.is_live(name, slot, generation) {
+            let is_empty_since = self
+                .catalog
+                .emptied(name, slot)
+                .is_some_and(|emptied| emptied.record.generation == generation);
+            if !is_empty_since && !self.is_live(name, slot, generation) {
                 self.orphan(durable::unlink(path));
                 changed.insert(path.parent());
             }
         }
         for path in &survey.damaged_manifests {
             // A live generation's manifest has been written again, in the place of the damaged one.
-            let live = self.catalog.generations().any(|record| {
-                *path
-                    == self.shared.layout.manifest(
-                        &record.base_model,
-                        record.slot,
-                        record.generation,
-                    )
-            });
+            let layout = &self.shared.layout;
+            let is_of = |base_model, slot, generation| {
+                *path == layout.manifest(base_model, slot, generation)
+            };
+            let live = self
+                .catalog
+                .generations()
+                .any(|record| is_of(&record.base_model, record.slot, record.generation))
+                || self
+                    .catalog
+                    .emptied_slots()
+                    .any(|record| is_of(&record.base_model, record.slot, record.generation));
             if !live {
                 self.orphan(durable::unlink(path));
                 changed.insert(path.parent());
@@ -166,7 +174,9 @@ impl Sweep<'_> {
             }
         }
         let link = directory.join(CURRENT);
-        if current_export(directory)?.is_none() && durable::exists(&link) {
+        let serves =
+            self.catalog.slot(name, slot).is_some() && current_export(directory)?.is_some();
+        if !serves && durable::exists(&link) {
             self.orphan(durable::unlink(&link));
         }
         Ok(())

@@ -12,8 +12,9 @@ use crate::catalog::SlotState;
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{FileError, OpenError};
-use crate::ids::{BaseModelName, Generation, JobId, SlotIndex};
-use crate::records::{GenerationRecord, JobFailure, JobRecord, JobState};
+use crate::ids::{BaseModelName, JobId, SlotIndex};
+use crate::manifest::MemberEntry;
+use crate::records::{EmptiedRecord, GenerationRecord, JobFailure, JobRecord, JobState};
 use crate::tensors::TensorFile;
 
 /// The canonical code for data that are lost.
@@ -77,6 +78,14 @@ impl Recovery<'_> {
         for (base_model, slot, state) in slots {
             self.give_up_in_slot(&base_model, slot, &state, &bad)?;
         }
+        let in_grace: Vec<Arc<GenerationRecord>> = self
+            .transaction
+            .catalog()
+            .generations()
+            .filter(|record| bad.contains(&record.digest))
+            .cloned()
+            .collect();
+        self.give_up(in_grace.iter());
         for digest in bad {
             let path = self.shared.layout.tensor(&digest);
             if durable::exists(&path) {
@@ -94,51 +103,125 @@ impl Recovery<'_> {
         bad: &BTreeSet<Digest>,
     ) -> Result<(), OpenError> {
         let current = state.current();
-        let lost = state
-            .generations
-            .values()
-            .filter(|record| bad.contains(&record.digest));
-        for record in lost {
-            self.transaction.remove_generation(record);
-            self.note(format!(
-                "the tensor file {} of generation {} of slot {slot} of {base_model} is missing or \
-                 damaged; the generation is lost",
-                record.digest, record.generation
-            ));
-        }
+        let generations = state.generations.values();
+        self.give_up(
+            generations
+                .clone()
+                .filter(|record| bad.contains(&record.digest)),
+        );
         if !bad.contains(&current.digest) {
             return Ok(());
         }
-        let whole = state
-            .generations
-            .values()
+        let mut whole = generations
             .rev()
-            .find(|record| !bad.contains(&record.digest));
-        let dropped = match whole {
-            Some(whole) => {
-                self.serve_again(whole, current.generation)?;
+            .filter(|record| !bad.contains(&record.digest));
+        let found = match whole.next() {
+            Some(whole) => self
+                .members_left(state, whole)?
+                .map(|members| (whole, members)),
+            None => None,
+        };
+        let dropped: Vec<JobId> = match &found {
+            Some((_, members)) => {
+                let kept: BTreeSet<JobId> = members.iter().map(|entry| entry.job).collect();
+                let members = state.members.iter().map(|member| member.job);
+                members.filter(|job| !kept.contains(job)).collect()
+            }
+            None => state.members.iter().map(|member| member.job).collect(),
+        };
+        match found {
+            Some((whole, members)) => {
                 self.transaction
-                    .truncate_members(base_model, slot, whole.members)
+                    .replace_members(base_model, slot, &members)?;
+                self.serve_again(whole, current, members.len())?;
             }
             None => {
                 self.note(format!(
                     "slot {slot} of {base_model} has no whole generation left"
                 ));
-                let dropped = self.transaction.truncate_members(base_model, slot, 0);
-                self.transaction.remove_slot(base_model, slot);
-                dropped
+                // Its number stays known: what was committed together with it must not be taken
+                // for half a commit later.
+                self.transaction.supersede(base_model, slot, self.now)?;
+                self.transaction.empty_slot(EmptiedRecord {
+                    base_model: base_model.clone(),
+                    slot,
+                    generation: current.generation.next(),
+                    job: current.job,
+                    revision: self.transaction.catalog().revision,
+                    committed: self.now,
+                })?;
             }
-        };
+        }
         for job in dropped {
             self.mark_lost(job)?;
         }
         Ok(())
     }
 
-    /// Commits an earlier generation again, after the lost one.
-    fn serve_again(&mut self, whole: &GenerationRecord, lost: Generation) -> Result<(), OpenError> {
+    /// Takes generations out whose tensors are lost.
+    fn give_up<'r>(&mut self, lost: impl Iterator<Item = &'r Arc<GenerationRecord>>) {
+        for record in lost {
+            self.transaction.remove_generation(record);
+            let GenerationRecord {
+                base_model,
+                slot,
+                generation,
+                digest,
+                ..
+            } = &**record;
+            self.note(format!(
+                "the tensor file {digest} of generation {generation} of slot {slot} of \
+                 {base_model} is missing or damaged; the generation is lost"
+            ));
+        }
+    }
+
+    /// The members that an earlier generation of a slot still has: those that have not left the
+    /// slot since. None if there is no telling, or nobody is left.
+    fn members_left(
+        &self,
+        state: &SlotState,
+        whole: &GenerationRecord,
+    ) -> Result<Option<Vec<MemberEntry>>, OpenError> {
+        let base_model = self.transaction.base_model_state(&whole.base_model);
+        let entries = match state.members_of(whole) {
+            Some(members) => members
+                .iter()
+                .filter_map(|member| {
+                    let task = base_model.tasks.get(&member.task)?;
+                    Some(MemberEntry::new(member, task))
+                })
+                .collect(),
+            None => {
+                let key = (whole.base_model.clone(), whole.slot);
+                let mut entries = self.entries(&key, whole.generation)?;
+                entries.retain(|entry| {
+                    let task = base_model.tasks.get(&entry.task);
+                    task.is_some_and(|task| task.slot == whole.slot && task.job == entry.job)
+                });
+                entries
+            }
+        };
+        Ok(Some(entries).filter(|entries| !entries.is_empty()))
+    }
+
+    /// Commits an earlier generation again, after the lost one, with so many members.
+    fn serve_again(
+        &mut self,
+        whole: &GenerationRecord,
+        lost: &GenerationRecord,
+        members: usize,
+    ) -> Result<(), OpenError> {
+        let generation = lost.generation.next();
+        let is_same_list = whole.members_since == lost.members_since;
         let again = GenerationRecord {
-            generation: lost.next(),
+            generation,
+            members: u32::try_from(members).unwrap_or(u32::MAX),
+            members_since: if is_same_list {
+                whole.members_since
+            } else {
+                generation
+            },
             revision: self.transaction.catalog().revision,
             committed: self.now,
             superseded: None,

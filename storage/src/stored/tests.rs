@@ -6,8 +6,8 @@ use crate::envelope::{PAYLOAD_LIMIT, VALUE_LIMIT};
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMillis};
 use crate::manifest::MemberEntry;
 use crate::records::{
-    BaseModelRecord, Event, EventRecord, GenerationRecord, JobFailure, JobRecord, JobState,
-    UploadFacts,
+    BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobRecord,
+    JobState, UploadFacts,
 };
 use crate::sealed::SealError;
 
@@ -60,6 +60,7 @@ fn examples() -> Vec<Stored> {
     let member = MemberEntry {
         task: "a".parse().unwrap(),
         weight_at_join: 0.1 + 0.2,
+        placed: false,
         job: JobId(1),
         generation: Generation(2),
         request_id: Some("r".to_owned()),
@@ -77,7 +78,16 @@ fn examples() -> Vec<Stored> {
         job: JobId(1),
         revision: Revision(9),
         committed: UnixMillis(1),
+        members_since: Generation(7),
         superseded: Some(UnixMillis(2)),
+    };
+    let emptied = EmptiedRecord {
+        base_model: name(),
+        slot,
+        generation: Generation(3),
+        job: JobId(1),
+        revision: Revision(9),
+        committed: UnixMillis(1),
     };
     let event = EventRecord {
         revision: Revision(3),
@@ -97,6 +107,7 @@ fn examples() -> Vec<Stored> {
         }),
         Stored::BaseModel(BaseModelHead::from(&base_model())),
         Stored::Generation(generation),
+        Stored::Emptied(emptied),
         Stored::Member(name(), slot, 10, member),
         Stored::Job(job()),
         Stored::JobResult(JobId(5), "{\"a\":\"\\\"\"}".to_owned()),

@@ -10,7 +10,9 @@ use crate::digest::Digest;
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMillis};
 use crate::load::{Loaded, load};
 use crate::manifest::MemberEntry;
-use crate::records::{BaseModelRecord, Event, GenerationRecord, JobRecord, JobState, UploadFacts};
+use crate::records::{
+    BaseModelRecord, EmptiedRecord, Event, GenerationRecord, JobRecord, JobState, UploadFacts,
+};
 
 const RETENTION: Retention = Retention {
     finished_jobs: 2,
@@ -36,6 +38,7 @@ fn entry(job: u64) -> MemberEntry {
     MemberEntry {
         task: format!("task-{job}").parse().unwrap(),
         weight_at_join: 0.5,
+        placed: false,
         job: JobId(job),
         generation: Generation(job),
         request_id: None,
@@ -46,6 +49,17 @@ fn entry(job: u64) -> MemberEntry {
             config_digest: Digest::of(b"b"),
         },
         created: UnixMillis(1),
+    }
+}
+
+fn emptied(number: u64) -> EmptiedRecord {
+    EmptiedRecord {
+        base_model: name(),
+        slot: SLOT,
+        generation: Generation(number),
+        job: JobId(number),
+        revision: Revision(number),
+        committed: UnixMillis(9),
     }
 }
 
@@ -61,6 +75,7 @@ fn generation(number: u64, members: u32) -> GenerationRecord {
         job: JobId(number),
         revision: Revision(number),
         committed: UnixMillis(number),
+        members_since: Generation::FIRST,
         superseded: None,
     }
 }
@@ -133,17 +148,35 @@ fn what_is_changed_is_what_is_loaded() {
     pair.change(None, |t| {
         t.remove_generation(&generation(2, 2));
         t.put_generation(generation(3, 1)).unwrap();
-        assert_eq!(t.truncate_members(&name(), SLOT, 1), [JobId(2)]);
+        t.replace_members(&name(), SLOT, &[entry(1)]).unwrap();
     });
     assert!(pair.catalog.task(&name(), &entry(2).task).is_none());
     pair.change(None, |t| {
         t.remove_generation(&generation(1, 1));
-        t.remove_generation(&generation(3, 1));
-        assert_eq!(t.truncate_members(&name(), SLOT, 0), [JobId(1)]);
-        t.remove_slot(&name(), SLOT);
+        t.supersede(&name(), SLOT, UnixMillis(9)).unwrap();
+        t.empty_slot(emptied(4)).unwrap();
     });
     assert_eq!(pair.catalog.base_models[&name()].slots, BTreeMap::new());
     assert_eq!(pair.catalog.base_models[&name()].tasks, BTreeMap::new());
+    assert_eq!(pair.catalog.number(&name(), SLOT), Some(Generation(4)));
+    let in_grace = pair.catalog.generation(&name(), SLOT, Generation(3));
+    assert_eq!(in_grace.unwrap().superseded, Some(UnixMillis(9)));
+
+    pair.change(None, |t| {
+        t.open_again(&name(), SLOT);
+        t.push_member(&name(), SLOT, &entry(5)).unwrap();
+        t.put_generation(generation(5, 1)).unwrap();
+        t.remove_generation(&generation(3, 1));
+    });
+    assert_eq!(pair.catalog.emptied_slots().count(), 0);
+    assert_eq!(pair.catalog.generations().count(), 1);
+    pair.change(None, |t| {
+        t.supersede(&name(), SLOT, UnixMillis(9)).unwrap();
+        t.empty_slot(emptied(6)).unwrap();
+        t.remove_generation(&generation(5, 1));
+    });
+    assert_eq!(pair.catalog.generations().count(), 0);
+    assert_eq!(pair.catalog.number(&name(), SLOT), Some(Generation(6)));
 }
 
 #[test]

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use kmerge_storage::{
     BaseModelName, BaseModelRecord, Catalog, Commit, CommitError, Digest, Enqueued, Generation,
-    IngestError, JobId, JobRecord, JobState, NewMember, Opened, Options, RecoveryReport,
-    SlotChange, SlotIndex, StageRequest, Staged, StoredTensor, TaskName, UnixMillis, open,
+    IngestError, JobId, JobRecord, JobState, MembersChange, NewMember, NextGeneration, Opened,
+    Options, PlacedMember, RecoveryReport, SlotChange, SlotIndex, SlotOutcome, SlotStep,
+    StageRequest, Staged, StoredTensor, TaskName, UnixMillis, open,
 };
 
 /// The slot that most tests use.
@@ -258,6 +259,38 @@ pub fn commit_of(
         job: job.id,
         changes: vec![change],
         result: "{\"slot\":\"why\"}".to_owned(),
+    }
+}
+
+/// A step that gives a slot exactly these members.
+pub fn placing(
+    slot: SlotIndex,
+    expected: Option<Generation>,
+    tensor: StoredTensor,
+    members: &[(&str, f64)],
+) -> SlotStep {
+    let placed = members.iter().map(|&(name, weight)| PlacedMember {
+        task: task(name),
+        weight,
+    });
+    let next = NextGeneration {
+        tensor,
+        facts: "{\"rank\":8}".to_owned(),
+        members: MembersChange::Replace(placed.collect()),
+    };
+    SlotStep {
+        slot,
+        expected,
+        outcome: SlotOutcome::Next(next),
+    }
+}
+
+/// A step that empties a slot.
+pub fn emptying(slot: SlotIndex, expected: Option<Generation>) -> SlotStep {
+    SlotStep {
+        slot,
+        expected,
+        outcome: SlotOutcome::Emptied,
     }
 }
 

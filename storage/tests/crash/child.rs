@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmerge_storage::{
-    Committer, JobFailure, JobId, JobRecord, Opened, Options, SlotChange, SlotIndex, UnixMillis,
-    open,
+    Committer, JobFailure, JobId, JobRecord, Opened, Options, Rearrangement, SlotChange, SlotIndex,
+    UnixMillis, open,
 };
 
-use crate::common::{at, base_model, base_name, commit_of, current, stage};
+use crate::common::{at, base_model, base_name, commit_of, current, emptying, placing, stage};
 
 /// Names the state directory.
 pub(crate) const STATE: &str = "KMERGE_CRASH_STATE";
@@ -91,6 +91,39 @@ impl Worker {
         Ok(())
     }
 
+    /// Puts all tasks but `a` into one slot and empties the other.
+    fn rearrange(
+        &mut self,
+        opened: &mut Opened,
+        job: &JobRecord,
+        full: SlotIndex,
+        empty: SlotIndex,
+    ) -> Outcome<()> {
+        self.start(&mut opened.committer, job.id)?;
+        let catalog = opened.committer.catalog();
+        let mut tensor = opened.reader.new_tensor()?;
+        tensor.write(b"rearranged")?;
+        let members = [("e", 0.5), ("b", 0.25), ("h", 0.25)];
+        let steps = vec![
+            emptying(empty, current(&catalog, empty)),
+            placing(full, current(&catalog, full), tensor.finish()?, &members),
+        ];
+        let rearrangement = Rearrangement {
+            job: job.id,
+            steps,
+            result: "{}".to_owned(),
+        };
+        let now = self.now();
+        self.note("forgetting a");
+        let catalog = opened.committer.rearrange(rearrangement, now)?;
+        self.note("forgot a");
+        let generation = current(&catalog, full).unwrap();
+        self.note(&format!("committed {full} {generation}"));
+        let emptied = &catalog.emptied(&base_name(), empty).unwrap().record;
+        self.note(&format!("committed {empty} {}", emptied.generation));
+        Ok(())
+    }
+
     fn publish(&mut self, opened: &Opened, slot: SlotIndex) -> Outcome<()> {
         let catalog = opened.committer.catalog();
         let record = catalog.slot(&base_name(), slot).unwrap().current();
@@ -148,6 +181,12 @@ fn work(worker: &mut Worker, opened: &mut Opened) -> Outcome<()> {
     for (_, slot, generation) in opened.committer.collect(Duration::ZERO, now)?.removed {
         worker.note(&format!("collected {slot} {generation}"));
     }
+    // Of four tasks three move together, and one leaves for good; then the empty slot is used again.
+    let h = worker.enqueue(opened, "h")?;
+    worker.rearrange(opened, &h, first, second)?;
+    let i = worker.enqueue(opened, "i")?;
+    worker.commit(opened, &i, &[second])?;
+
     worker.enqueue(opened, "f")?;
     let g = worker.enqueue(opened, "g")?;
     worker.start(&mut opened.committer, g.id)

@@ -10,7 +10,7 @@ use kmerge_storage::{
 };
 
 use crate::common::{
-    at, base_model, base_name, commit_of, current, read_file, stage, task, write_tensor,
+    at, base_model, base_name, commit_of, current, read_file, remove, stage, task, write_tensor,
 };
 
 type SlotGeneration = (SlotIndex, Generation);
@@ -28,6 +28,8 @@ struct Journal {
     published: BTreeSet<SlotGeneration>,
     collecting: bool,
     collected: BTreeSet<SlotGeneration>,
+    forgetting: BTreeSet<String>,
+    forgot: BTreeSet<String>,
     failed: bool,
     read_only: bool,
 }
@@ -53,6 +55,8 @@ fn read_journal(path: &Path) -> Journal {
             "published" => drop(journal.published.insert(pair())),
             "collecting" => journal.collecting = true,
             "collected" => drop(journal.collected.insert(pair())),
+            "forgetting" => drop(journal.forgetting.insert(words[1].to_owned())),
+            "forgot" => drop(journal.forgot.insert(words[1].to_owned())),
             "error" => journal.failed = true,
             "read-only" => journal.read_only = true,
             other => panic!("{other}"),
@@ -106,6 +110,18 @@ pub(crate) fn check(state: &Path, journal: &Path, plan: &str) {
         Default::default(),
         "a second start has nothing to do: {context}"
     );
+    files_alone_say_the_same(again, state, &context);
+}
+
+/// What is in slots, and what is not any more, is the same when the catalog is lost.
+fn files_alone_say_the_same(opened: Opened, state: &Path, context: &str) {
+    let before = opened.committer.catalog();
+    drop(opened);
+    remove(&state.join("catalog"));
+    let rebuilt = open_patiently(state, at(3000));
+    assert!(rebuilt.report.catalog_rebuilt, "{context}");
+    let after = rebuilt.committer.catalog();
+    assert_eq!(after.base_models, before.base_models, "{context}");
 }
 
 /// (a) What was acknowledged is listed and readable, unless it was just being taken away.
@@ -118,9 +134,9 @@ fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, 
         );
     }
     for &(slot, generation) in &journal.committed {
-        let state = catalog.slot(&base_name(), slot).unwrap();
-        assert!(state.current().generation >= generation, "{context}");
-        let is_there = state.generations.contains_key(&generation);
+        let found = number(catalog, slot).unwrap();
+        assert!(found >= generation, "{context}");
+        let is_there = catalog.generation(&base_name(), slot, generation).is_some();
         assert!(
             is_there || journal.collecting,
             "{slot} {generation} is gone: {context}"
@@ -143,7 +159,10 @@ fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, 
                 );
             }
             JobState::Done => {
-                assert!(catalog.task(&base_name(), &job.task).is_some(), "{context}");
+                let is_there = catalog.task(&base_name(), &job.task).is_some();
+                let may_be_gone = journal.forgetting.contains(name);
+                assert!(is_there || may_be_gone, "{context}");
+                assert!(!is_there || !journal.forgot.contains(name), "{context}");
             }
             JobState::Cancelled | JobState::Failed => {
                 assert!(journal.ending.contains(id), "{context}");
@@ -170,6 +189,14 @@ fn everything_is_whole(opened: &Opened, catalog: &Catalog, state: &Path, context
             }
         }
         assert_eq!(base_model.tasks.len(), tasks, "{context}");
+        // Whoever rearranges leaves nobody out: `a` goes and `h` comes, or neither.
+        let has = |name| base_model.tasks.contains_key(&task(name));
+        let moved = base_model.tasks.get(&task("e")).map(|task| task.slot);
+        assert!(
+            !has("h") || (!has("a") && moved == Some(SlotIndex(0))),
+            "{context}"
+        );
+        assert!(has("h") || !has("b") || has("a"), "{context}");
     }
     exports_are_whole(catalog, &state.join("exports/peft/tiny"), context);
     tensors_are_what_they_are_called(&state.join("tensors"), context);
@@ -184,6 +211,8 @@ fn exports_are_whole(catalog: &Catalog, exports: &Path, context: &str) {
             continue;
         };
         let generation: Generation = target.to_str().unwrap().parse().unwrap();
+        let is_empty = catalog.emptied(&base_name(), index).is_some();
+        assert!(!is_empty, "an empty slot serves nothing: {context}");
         let record = catalog.generation(&base_name(), index, generation).unwrap();
         assert_eq!(
             read_file(&slot.join(&target).join("config")),
@@ -242,7 +271,13 @@ fn disk_is_at_its_baseline(catalog: &Catalog, state: &Path, context: &str) {
     assert_eq!(grandchildren(&state.join("tensors")), live, "{context}");
     let manifests: BTreeSet<String> = catalog
         .generations()
-        .map(|record| format!("{}/{}.json", record.slot, record.generation))
+        .map(|record| (record.slot, record.generation))
+        .chain(
+            catalog
+                .emptied_slots()
+                .map(|record| (record.slot, record.generation)),
+        )
+        .map(|(slot, generation)| format!("{slot}/{generation}.json"))
         .collect();
     let directory = state.join("manifests/tiny");
     let mut found = BTreeSet::new();
@@ -294,6 +329,13 @@ fn goes_on(opened: &mut Opened, context: &str) {
         0,
         "{context}"
     );
+}
+
+/// The number that a slot is at.
+fn number(catalog: &Catalog, slot: SlotIndex) -> Option<Generation> {
+    let emptied = catalog.emptied(&base_name(), slot);
+    let emptied = emptied.map(|slot| slot.record.generation);
+    current(catalog, slot).or(emptied)
 }
 
 fn digest(tensor: &TensorFile) -> Digest {
