@@ -12,7 +12,7 @@ use super::figures::{Sums, Tracker};
 use super::member::{Member, SMALLEST_NORM};
 use super::scale::{self, LAST_RUNG};
 use super::segment::{CodedModule, Segment, Truth, segments};
-use super::spectrum::{Component, components};
+use super::spectrum::{Component, components, sizes};
 use super::vector;
 use crate::operator::ReadScratch;
 use crate::parallel::try_map;
@@ -53,8 +53,7 @@ impl Outline {
         let modules = &newcomer.layout.modules;
         let sigmas: Vec<Vec<f64>> =
             try_map(modules.len(), ReadScratch::default, |scratch, index| {
-                let found = components(&modules[index], newcomer, scratch)?;
-                Ok::<_, MergeError>(found.iter().map(|component| component.sigma).collect())
+                sizes(&modules[index], newcomer, scratch)
             })?;
         let energy = |sigmas: &[f64]| sigmas.iter().map(|sigma| sigma * sigma).sum::<f64>();
         let norm = sigmas

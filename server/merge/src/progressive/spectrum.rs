@@ -3,6 +3,7 @@
 //! QR of both factors and a singular value decomposition of the small core (never a dense update),
 //! in f64, so that it does not depend on how the update is split into factors.
 
+use faer::linalg::solvers::Qr;
 use faer::{Mat, MatRef};
 
 use crate::operator::ReadScratch;
@@ -19,12 +20,18 @@ pub(super) struct Component {
     pub(super) right: Vec<f32>,
 }
 
-/// The components of a module, the strongest first.
-pub(super) fn components(
+/// Both factors by QR, and the core between their bases.
+struct Factored {
+    left: Qr<f64>,
+    right: Qr<f64>,
+    core: Mat<f64>,
+}
+
+fn factored(
     module: &ModuleLayout,
     view: AdapterView<'_>,
     scratch: &mut ReadScratch,
-) -> Result<Vec<Component>, MergeError> {
+) -> Result<Factored, MergeError> {
     let a = read(view, module, &module.a, scratch)?;
     let a = MatRef::from_row_major_slice(&a, module.rank, module.in_features);
     let right = Mat::from_fn(module.in_features, module.rank, |row, column| {
@@ -32,12 +39,35 @@ pub(super) fn components(
     });
     let b = read(view, module, &module.b, scratch)?;
     let b = MatRef::from_row_major_slice(&b, module.out_features, module.rank).to_owned();
-    let not_converged = || MergeError::Decomposition {
-        module: module.path.clone(),
-    };
     let (left, right) = (b.qr(), right.qr());
     let core = left.thin_R() * right.thin_R().transpose() * faer::Scale(module.scaling);
-    let decomposition = core.thin_svd().map_err(|_| not_converged())?;
+    Ok(Factored { left, right, core })
+}
+
+fn not_converged(module: &ModuleLayout) -> MergeError {
+    MergeError::Decomposition {
+        module: module.path.clone(),
+    }
+}
+
+/// The singular values of a module alone, the largest first: half the work of its components.
+pub(super) fn sizes(
+    module: &ModuleLayout,
+    view: AdapterView<'_>,
+    scratch: &mut ReadScratch,
+) -> Result<Vec<f64>, MergeError> {
+    let Factored { core, .. } = factored(module, view, scratch)?;
+    core.singular_values().map_err(|_| not_converged(module))
+}
+
+/// The components of a module, the strongest first.
+pub(super) fn components(
+    module: &ModuleLayout,
+    view: AdapterView<'_>,
+    scratch: &mut ReadScratch,
+) -> Result<Vec<Component>, MergeError> {
+    let Factored { left, right, core } = factored(module, view, scratch)?;
+    let decomposition = core.thin_svd().map_err(|_| not_converged(module))?;
     let sigma = decomposition.S().column_vector();
     let left = left.compute_thin_Q() * decomposition.U();
     let right = right.compute_thin_Q() * decomposition.V();
