@@ -165,7 +165,8 @@ fn mean_cosine(
 }
 
 /// Elements of A-factors that are compared at once: 1 MiB stays in a core's own cache, and a taller
-/// stack makes the product measurably faster than one slot at a time.
+/// stack makes the product measurably faster than one slot at a time. What is lent is compared alone:
+/// the copy into a stack costs more than the taller product gains.
 const STACK: usize = 1 << 18;
 
 /// Memory of one thread: the newcomer's module, and a few slots' factors of that module. What a
@@ -252,8 +253,10 @@ impl Comparison<'_> {
         while !rest.is_empty() {
             let mut elements = 0;
             let fitting = rest.iter().take_while(|candidate| {
-                elements += candidate.module.rank * module.in_features;
-                elements <= STACK
+                let count = candidate.module.rank * module.in_features;
+                elements += count;
+                let lent = element::lend(candidate.source, &candidate.module.a, count);
+                elements <= STACK && lent.is_none()
             });
             let (group, later) = rest.split_at(fitting.count().max(1));
             self.group(module, newcomer, group, scratch, &mut row)?;

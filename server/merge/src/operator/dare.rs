@@ -40,17 +40,13 @@ pub(crate) fn merge(
     scratch: &mut SparseScratch,
     out: &mut [f32],
 ) -> Result<(), MergeError> {
-    sparse::combine(
-        pair,
-        target,
-        scratch,
-        out,
-        |which, owner, values| drop_some(values, chance.density, chance.seed(which, owner)),
-        match joining {
-            Joining::Linear => sparse::sum,
-            Joining::Ties => ties::elect,
-        },
-    )
+    let prune = |which, owner, values: &mut [f32]| {
+        drop_some(values, chance.density, chance.seed(which, owner));
+    };
+    match joining {
+        Joining::Linear => sparse::combine(pair, target, scratch, out, prune, sparse::sum),
+        Joining::Ties => sparse::combine(pair, target, scratch, out, prune, ties::elect),
+    }
 }
 
 impl Chance<'_> {
@@ -79,11 +75,13 @@ fn drop_some(values: &mut [f32], density: f64, seed: u64) {
     let limit = limit(density);
     let divisor = narrow(density);
     for (place, value) in (0_u64..).zip(values) {
-        if draw(seed, place) < limit {
-            *value /= divisor;
+        // A selection in place of a branch: half of the time it would be mispredicted.
+        let (kept, dropped) = (*value / divisor, *value * 0.0);
+        *value = if draw(seed, place) < limit {
+            kept
         } else {
-            *value *= 0.0;
-        }
+            dropped
+        };
     }
 }
 

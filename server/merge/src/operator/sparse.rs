@@ -43,22 +43,20 @@ pub(crate) struct SparseScratch {
     second: Vec<f32>,
 }
 
-/// Two values and the roots of their weights become one.
-pub(super) type Join = fn([f32; 2], [f32; 2]) -> f32;
-
 /// √w₁·x + √w₂·y.
 pub(super) fn sum([x, y]: [f32; 2], [to_x, to_y]: [f32; 2]) -> f32 {
     to_x * x + to_y * y
 }
 
-/// Fills `out` (A, then B); `prune` is called for every factor of either side.
+/// Fills `out` (A, then B); `prune` is called for every factor of either side, `join` for every two
+/// values with the roots of their weights.
 pub(super) fn combine(
     pair: Pair<'_>,
     target: Target,
     scratch: &mut SparseScratch,
     out: &mut [f32],
     mut prune: impl FnMut(Which, Owner, &mut [f32]),
-    join: Join,
+    join: impl Fn([f32; 2], [f32; 2]) -> f32,
 ) -> Result<(), MergeError> {
     let (a, b) = out.split_at_mut(target.a_len());
     for (which, row, out) in [(Which::A, target.a_len(), a), (Which::B, target.rank, b)] {

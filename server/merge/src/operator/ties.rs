@@ -48,22 +48,31 @@ fn keep_largest(values: &mut [f32], density: f64, magnitudes: &mut Vec<u32>) {
     // The bits of values without a sign are in the order of the values.
     magnitudes.clear();
     magnitudes.extend(values.iter().map(|value| value.abs().to_bits()));
-    let (smallest, mut equals) = match kept.checked_sub(1) {
-        None => (u32::MAX, 0),
+    let smallest = match kept.checked_sub(1) {
+        None => u32::MAX,
         Some(last) => {
-            let (above, &mut smallest, _) =
-                magnitudes.select_nth_unstable_by(last, |left, right| right.cmp(left));
-            let larger = above.iter().filter(|&&bits| bits > smallest).count();
-            (smallest, kept - larger)
+            let descending = |left: &u32, right: &u32| right.cmp(left);
+            *magnitudes.select_nth_unstable_by(last, descending).1
         }
     };
+    let bits = |value: f32| value.abs().to_bits();
+    let count = |keeps: fn(u32, u32) -> bool| {
+        let each = magnitudes.iter().map(|&bits| keeps(bits, smallest));
+        each.map(usize::from).sum::<usize>()
+    };
+    // Without equals to choose from there is nothing to count on the way, and the loop is fast.
+    if count(|bits, smallest| bits >= smallest) == kept {
+        for value in values {
+            *value *= f32::from(u8::from(bits(*value) >= smallest));
+        }
+        return;
+    }
+    let mut equals = kept.saturating_sub(count(|bits, smallest| bits > smallest));
     for value in values {
-        let bits = value.abs().to_bits();
+        let bits = bits(*value);
         let equal = bits == smallest && equals > 0;
         equals -= usize::from(equal);
-        if bits < smallest || (bits == smallest && !equal) {
-            *value *= 0.0;
-        }
+        *value *= f32::from(u8::from(bits > smallest || equal));
     }
 }
 
@@ -79,15 +88,14 @@ fn share(count: usize, density: f64) -> usize {
 
 /// The mean of what agrees with the elected sign.
 pub(super) fn elect([x, y]: [f32; 2], [to_x, to_y]: [f32; 2]) -> f32 {
-    let plus = x + y >= 0.0;
-    // Not a number agrees with everything, so that it is found in the result.
-    let agrees = |value: f32| value.is_nan() || if plus { value > 0.0 } else { value < 0.0 };
-    match (agrees(x), agrees(y)) {
-        (true, true) => (x * to_x + y * to_y) / 2.0,
-        (true, false) => x * to_x,
-        (false, true) => y * to_y,
-        (false, false) => 0.0,
-    }
+    let sign = if x + y >= 0.0 { 1.0 } else { -1.0 };
+    // Not a number agrees with everything, so that it is found in the result. Selections in place
+    // of branches: signs are unpredictable.
+    let agrees = |value: f32| (value * sign > 0.0) | value.is_nan();
+    let (first, second) = (agrees(x), agrees(y));
+    let left = if first { x * to_x } else { 0.0 };
+    let right = if second { y * to_y } else { 0.0 };
+    (left + right) * if first & second { 0.5 } else { 1.0 }
 }
 
 #[cfg(test)]
