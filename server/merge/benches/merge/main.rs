@@ -4,6 +4,7 @@
 //! `cargo bench -p kmerge-merge --bench merge`; the ratios alone, in seconds, are printed by
 //! `cargo run --release -p kmerge-merge --example ratios`.
 
+mod progressive;
 mod workload;
 
 use std::hint::black_box;
@@ -78,5 +79,5 @@ fn merge(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, yardsticks, search, merge);
+criterion_group!(benches, yardsticks, search, merge, progressive::progressive);
 criterion_main!(benches);
