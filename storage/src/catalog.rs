@@ -33,6 +33,8 @@ pub struct Catalog {
 pub struct BaseModelState {
     /// The base model itself.
     pub record: Arc<BaseModelRecord>,
+    /// The revision that changed its settings last; 0 if they are those of its registration.
+    pub settings_revision: Revision,
     /// Its slots. Each has at least one generation.
     pub slots: BTreeMap<SlotIndex, Arc<SlotState>>,
     /// The slots that held something once and hold nothing now.
@@ -226,7 +228,7 @@ impl Catalog {
             return Some(self.job_of_task(record));
         }
         self.unfinished_jobs()
-            .find(|job| job.base_model == *base_model && job.task == *task)
+            .find(|job| job.kind.is_upload() && job.base_model == *base_model && job.task == *task)
             .map(Arc::clone)
     }
 

@@ -21,15 +21,15 @@ pub use jobs::Enqueued;
 #[cfg(test)]
 pub(crate) use jobs::shorten;
 
+use crate::base_model_file::BaseModelFile;
 use crate::catalog::Catalog;
 use crate::catalog_store::{Batch, CatalogStore};
 use crate::compact::Compactor;
 use crate::counter::Counter;
 use crate::error::{CatalogError, CommitError, Existing};
 use crate::failpoint;
-use crate::ids::{BaseModelName, JobId, UnixMillis};
+use crate::ids::{BaseModelName, JobId, Revision, UnixMillis};
 use crate::records::{BaseModelRecord, Event, JobRecord, JobState};
-use crate::sealed::{self, Document};
 use crate::shared::Shared;
 use crate::transaction::{Retention, Transaction};
 
@@ -67,10 +67,6 @@ pub enum Registered {
     Created(Arc<BaseModelRecord>),
     /// The same content was registered before; this is that registration.
     Identical(Arc<BaseModelRecord>),
-}
-
-impl Document for BaseModelRecord {
-    const KIND: &'static str = "base-model";
 }
 
 impl Committer {
@@ -133,19 +129,17 @@ impl Committer {
         }
         let record = Arc::new(record);
         let mut transaction = self.begin(record.created);
-        transaction.put_base_model(&record)?;
+        transaction.put_base_model(&record, Revision::default())?;
         let event = Event::BaseModelRegistered {
             base_model: record.name.clone(),
         };
         let prepared = self.prepare(transaction, event, None)?;
         // 1.
-        let layout = &self.shared.layout;
-        let path = layout.base_model(&record.name);
-        self.shared.disk.put_durably(
-            &layout.temporary("base-model"),
-            &path,
-            &sealed::seal(&*record),
-        )?;
+        let file = BaseModelFile {
+            record: BaseModelRecord::clone(&record),
+            settings_revision: Revision::default(),
+        };
+        file.write(&self.shared)?;
         failpoint::hit("base_model.file_durable");
         // 2.
         self.persist(prepared)?;

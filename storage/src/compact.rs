@@ -165,7 +165,10 @@ fn whole(catalog: &Catalog) -> Batch {
         batch.put(record.key(), value);
     };
     for (name, base_model) in &catalog.base_models {
-        put(&Stored::BaseModel(BaseModelHead::from(&*base_model.record)));
+        put(&Stored::BaseModel(BaseModelHead::new(
+            &base_model.record,
+            base_model.settings_revision,
+        )));
         config_pieces(&base_model.record).for_each(|piece| put(&piece));
         for slot in base_model.emptied.values() {
             put(&Stored::Emptied(slot.record.clone()));

@@ -28,6 +28,7 @@ pub const NAMES: &[&str] = &[
     "commit.manifest_written",
     "commit.manifests_durable",
     "commit.remains_removed",
+    "commit.settings_durable",
     "commit.staging_removed",
     "compact.exchanged",
     "compact.old_removed",

@@ -10,7 +10,7 @@
 //! base-models/<name>.json                         what was registered, whole
 //! manifests/<base model>/<slot>/<generation>.json what the catalog knows of a generation
 //! tensors/<2 digits>/<sha256>                     immutable
-//! staging/<job>/{header.json,config.json,tensors} an upload that is a job
+//! staging/<job>/{header.json,config.json,tensors} a job; the header alone if it has no upload
 //! staging/tmp-*                                   anything that is not whole yet
 //! exports/<format>/<base model>/slot-<n>/<generation>/, …/current
 //! derived/<format>/<base model>/slot-<n>/<generation>/…/  made on demand

@@ -16,6 +16,7 @@
 //! happened is returned), and no wire format is spoken. `DESIGN.md` beside this crate says what
 //! lies where, in which order it is written, and how it is recovered.
 
+mod base_model_file;
 mod catalog;
 #[cfg(test)]
 mod catalog_memory;
@@ -70,8 +71,8 @@ pub use ingest::{Ingest, StageRequest, Staged, StagingWriter};
 pub use open::{Opened, Options, RecoveryReport, open};
 pub use read::{Reader, StagedFiles};
 pub use records::{
-    BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobRecord,
-    JobState, MemberRecord, TaskRecord, UploadFacts,
+    BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobKind,
+    JobRecord, JobState, MemberRecord, TaskRecord, UploadFacts,
 };
 pub use tensors::{StoredTensor, TensorFile, TensorWriter};
 pub use usage::DiskUsage;

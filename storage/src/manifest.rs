@@ -200,6 +200,9 @@ pub(crate) struct Manifest {
     /// The generation that began the member list; none for the first of the slot.
     #[serde(default)]
     pub(crate) members_since: Option<Generation>,
+    /// The base model's settings, if the commit changed them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settings: Option<String>,
     /// The job as it was when it was done.
     pub(crate) job: JobRecord,
     /// What the values of each member are.
@@ -242,6 +245,7 @@ impl Manifest {
             facts: record.facts.clone(),
             reopens: None,
             members_since: Some(record.members_since),
+            settings: None,
             job: job.clone(),
             member_fields: MEMBER_FIELDS.map(str::to_owned).to_vec(),
             members: members
@@ -273,6 +277,7 @@ impl Manifest {
             facts: String::new(),
             reopens: None,
             members_since: None,
+            settings: None,
             job: job.clone(),
             member_fields: MEMBER_FIELDS.map(str::to_owned).to_vec(),
             members: Vec::new(),

@@ -22,7 +22,19 @@ pub struct UploadFacts {
     pub config_digest: Digest,
 }
 
-/// A base model that slots belong to. Never changed once registered.
+impl UploadFacts {
+    /// What is said of the upload of a job that has none.
+    pub(crate) fn none() -> Self {
+        Self {
+            format: "none".to_owned(),
+            size_bytes: 0,
+            digest: Digest::of(b""),
+            config_digest: Digest::of(b""),
+        }
+    }
+}
+
+/// A base model that slots belong to. Only its settings ever change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseModelRecord {
     /// Its name.
@@ -53,17 +65,31 @@ impl BaseModelRecord {
             && *served_as == other.served_as
     }
 
-    /// A digest of all that was registered except the time.
+    /// A digest of all that never changes, except the time.
     pub fn fingerprint(&self) -> Digest {
+        self.digest(&[])
+    }
+
+    /// Whether `fingerprint` was taken of this base model. The settings were part of it once, and
+    /// what was written then stays readable.
+    pub(crate) fn has_fingerprint(&self, fingerprint: Digest) -> bool {
+        fingerprint == self.fingerprint() || fingerprint == self.digest(&[&self.settings])
+    }
+
+    fn digest(&self, more: &[&str]) -> Digest {
         let mut hasher = crate::digest::Hasher::default();
         let Self {
             name,
             config,
-            settings,
+            settings: _,
             served_as,
             created: _,
         } = self;
-        for part in [name.as_str(), config, settings, served_as] {
+        let parts = [name.as_str(), config].into_iter();
+        for part in parts
+            .chain(more.iter().copied())
+            .chain([served_as.as_str()])
+        {
             // The length in front keeps the parts apart.
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
@@ -199,14 +225,66 @@ pub struct JobFailure {
     pub message: String,
 }
 
-/// One accepted upload on its way into a slot.
+/// What a job does.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// It brings an uploaded adapter into a slot.
+    #[default]
+    Upload,
+    /// It takes a task out.
+    Forget {
+        /// The task.
+        task: TaskName,
+    },
+    /// It lets a slot hold again what an earlier generation held.
+    Rollback {
+        /// The slot.
+        slot: SlotIndex,
+        /// The generation.
+        to: Generation,
+    },
+    /// It makes the slots follow other settings.
+    Repack {
+        /// Opaque JSON: the settings.
+        settings: String,
+    },
+}
+
+impl JobKind {
+    /// Whether the job brings an uploaded adapter.
+    pub fn is_upload(&self) -> bool {
+        match self {
+            Self::Upload => true,
+            Self::Forget { .. } | Self::Rollback { .. } | Self::Repack { .. } => false,
+        }
+    }
+
+    /// The task of a job of this kind, if it is not an upload: the one that it takes out, or a word
+    /// for what it works on.
+    pub(crate) fn task(&self) -> TaskName {
+        let word = match self {
+            Self::Forget { task } => return task.clone(),
+            Self::Rollback { slot, .. } => format!("slot-{slot}"),
+            Self::Upload | Self::Repack { .. } => "repack".to_owned(),
+        };
+        word.parse()
+            .expect("small letters, a hyphen and a number make a name")
+    }
+}
+
+/// One accepted upload on its way into a slot, or another piece of work in the same queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRecord {
     /// Its number, in arrival order.
     pub id: JobId,
     /// The base model.
     pub base_model: BaseModelName,
-    /// The task.
+    /// What it does.
+    #[serde(default, skip_serializing_if = "JobKind::is_upload")]
+    pub kind: JobKind,
+    /// The task. Of a job without an upload it is the task that is taken out, or else a word for
+    /// what the job works on.
     pub task: TaskName,
     /// How far it is.
     pub state: JobState,
@@ -214,7 +292,7 @@ pub struct JobRecord {
     pub attempts: u32,
     /// The id that the caller gave the request, unique among all requests.
     pub request_id: Option<String>,
-    /// The adapter as it was uploaded.
+    /// The adapter as it was uploaded; of no bytes for a job without an upload.
     pub upload: UploadFacts,
     /// When it was accepted.
     pub created: UnixMillis,
@@ -234,6 +312,7 @@ impl JobRecord {
         Self {
             id: task.job,
             base_model: task.base_model.clone(),
+            kind: JobKind::Upload,
             task: task.task.clone(),
             state: JobState::Done,
             attempts: 1,

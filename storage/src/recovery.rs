@@ -7,7 +7,8 @@
 //! 1. Survey the files. A later version's state is refused here, untouched.
 //! 2. Open and load the database. If that fails in any way it is set aside, and everything below
 //!    starts from nothing.
-//! 3. Base models: those on file are registered, missing files are written again.
+//! 3. Base models: those on file are registered, newer settings are taken from there. After step 4,
+//!    which may bring settings too, missing and older files are written again.
 //! 4. Generations: whole commits that the catalog lacks are taken in; parts of commits are
 //!    dropped; what has lost its tensor file is given up.
 //! 5. Jobs: what was interrupted is queued again, up to a limit; what was staged is queued.
@@ -22,6 +23,7 @@ mod survey;
 mod sweep;
 mod tensors;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -66,6 +68,7 @@ pub(crate) fn recover(
     // 3. to 5.
     recovery.recover_base_models()?;
     recovery.recover_generations()?;
+    recovery.write_base_models()?;
     recovery.recover_jobs()?;
     let retention = Retention {
         finished_jobs: options.finished_jobs_kept,
@@ -241,6 +244,8 @@ struct Recovery<'a> {
     /// Changes that the files know and the catalog did not. One writer leaves at most one behind;
     /// more mean that the catalog has lost what it once had.
     unrecorded: u32,
+    /// The revisions whose settings were taken from a base model's file.
+    settings_taken: BTreeSet<Revision>,
     /// Staged files that no job needs.
     unneeded: Vec<std::path::PathBuf>,
 }
@@ -272,6 +277,7 @@ impl<'a> Recovery<'a> {
             transaction,
             report,
             unrecorded: 0,
+            settings_taken: BTreeSet::new(),
             unneeded: Vec::new(),
         }
     }

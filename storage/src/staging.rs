@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable;
 use crate::error::FileError;
 use crate::ids::{BaseModelName, JobId, TaskName, UnixMillis};
-use crate::records::{JobRecord, JobState, UploadFacts};
+use crate::records::{JobKind, JobRecord, JobState, UploadFacts};
 use crate::sealed::{Document, SealError, unseal};
 use crate::shared::Shared;
 
@@ -40,6 +40,8 @@ pub(crate) fn tensors_path(directory: &Path) -> PathBuf {
 pub(crate) struct StagedHeader {
     pub(crate) job: JobId,
     pub(crate) base_model: BaseModelName,
+    #[serde(default, skip_serializing_if = "JobKind::is_upload")]
+    pub(crate) kind: JobKind,
     pub(crate) task: TaskName,
     pub(crate) request_id: Option<String>,
     pub(crate) upload: UploadFacts,
@@ -56,6 +58,7 @@ impl StagedHeader {
         JobRecord {
             id: self.job,
             base_model: self.base_model.clone(),
+            kind: self.kind.clone(),
             task: self.task.clone(),
             state: JobState::Queued,
             attempts: 0,
@@ -69,9 +72,12 @@ impl StagedHeader {
         }
     }
 
-    /// Whether the files beside the header are as long as it says. Their content is checked when
-    /// a worker reads it.
+    /// Whether the files beside the header, if it needs any, are as long as it says. Their content
+    /// is checked when a worker reads it.
     pub(crate) fn files_are_there(&self, directory: &Path) -> Result<bool, FileError> {
+        if !self.kind.is_upload() {
+            return Ok(true);
+        }
         let tensors = durable::length_if_there(&tensors_path(directory))?;
         let config = durable::length_if_there(&config_path(directory))?;
         Ok(tensors == Some(self.upload.size_bytes) && config.is_some())

@@ -23,16 +23,20 @@ pub(crate) struct BaseModelHead {
     pub(crate) served_as: String,
     pub(crate) created: UnixMillis,
     pub(crate) fingerprint: Digest,
+    #[serde(default)]
+    pub(crate) settings_revision: Revision,
 }
 
-impl From<&BaseModelRecord> for BaseModelHead {
-    fn from(record: &BaseModelRecord) -> Self {
+impl BaseModelHead {
+    /// The head of a base model whose settings that revision changed last.
+    pub(crate) fn new(record: &BaseModelRecord, settings_revision: Revision) -> Self {
         Self {
             name: record.name.clone(),
             settings: record.settings.clone(),
             served_as: record.served_as.clone(),
             created: record.created,
             fingerprint: record.fingerprint(),
+            settings_revision,
         }
     }
 }

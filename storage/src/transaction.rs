@@ -78,17 +78,22 @@ impl Transaction {
         Arc::make_mut(self.base_model(base_model).slots.entry(slot).or_default())
     }
 
-    /// Adds a base model without slots.
+    /// Adds a base model without slots, whose settings that revision changed last.
     pub(crate) fn put_base_model(
         &mut self,
         record: &Arc<BaseModelRecord>,
+        settings_revision: Revision,
     ) -> Result<(), RecordTooLarge> {
-        self.put(&Stored::BaseModel(BaseModelHead::from(&**record)))?;
+        self.put(&Stored::BaseModel(BaseModelHead::new(
+            record,
+            settings_revision,
+        )))?;
         for piece in config_pieces(record) {
             self.put(&piece)?;
         }
         let state = BaseModelState {
             record: Arc::clone(record),
+            settings_revision,
             slots: Default::default(),
             emptied: Default::default(),
             tasks: Default::default(),
@@ -97,6 +102,24 @@ impl Transaction {
             .base_models
             .insert(record.name.clone(), Arc::new(state));
         Ok(())
+    }
+
+    /// Gives a base model the settings of that revision.
+    pub(crate) fn set_settings(
+        &mut self,
+        name: &BaseModelName,
+        settings: String,
+        settings_revision: Revision,
+    ) -> Result<(), RecordTooLarge> {
+        let state = self.base_model(name);
+        let record = BaseModelRecord {
+            settings,
+            ..BaseModelRecord::clone(&state.record)
+        };
+        let head = BaseModelHead::new(&record, settings_revision);
+        state.record = Arc::new(record);
+        state.settings_revision = settings_revision;
+        self.put(&Stored::BaseModel(head))
     }
 
     /// Adds or replaces a generation.

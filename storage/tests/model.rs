@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::{World, at, base_name, remove};
 use kmerge_storage::{
-    Catalog, CommitError, Digest, Generation, GenerationRecord, JobFailure, JobId, JobState,
-    Reader, Rearrangement, SlotIndex,
+    Catalog, CommitError, Digest, Generation, GenerationRecord, JobFailure, JobId, JobKind,
+    JobState, Reader, Rearrangement, SlotIndex,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -20,6 +20,11 @@ enum Operation {
     Enqueue {
         task: u8,
         content: u8,
+        request: Option<u8>,
+    },
+    /// A job that takes nothing from an upload.
+    Maintain {
+        task: u8,
         request: Option<u8>,
     },
     Start(Index),
@@ -34,6 +39,7 @@ enum Operation {
         job: Index,
         targets: Vec<Target>,
         content: u8,
+        settings: Option<u8>,
     },
     Fail(Index),
     Cancel(Index),
@@ -64,11 +70,15 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         6 => (0..6_u8, 0..2_u8, prop::option::of(0..6_u8))
             .prop_map(|(task, content, request)| Operation::Enqueue { task, content, request }),
+        3 => (0..6_u8, prop::option::of(0..6_u8))
+            .prop_map(|(task, request)| Operation::Maintain { task, request }),
         6 => index().prop_map(Operation::Start),
         6 => (index(), 0..3_u32, 0..4_u8, prop::bool::weighted(0.1))
             .prop_map(|(job, slot, content, stale)| Operation::Commit { job, slot, content, stale }),
-        4 => (index(), prop::collection::vec(target(), 7), 0..4_u8)
-            .prop_map(|(job, targets, content)| Operation::Rearrange { job, targets, content }),
+        4 => (index(), prop::collection::vec(target(), 7), 0..4_u8, prop::option::of(5..9_u8))
+            .prop_map(|(job, targets, content, settings)| {
+                Operation::Rearrange { job, targets, content, settings }
+            }),
         1 => index().prop_map(Operation::Fail),
         1 => index().prop_map(Operation::Cancel),
         2 => (0..12_u64).prop_map(|grace| Operation::Collect { grace }),
@@ -81,6 +91,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 struct Job {
     task: String,
     content: u8,
+    /// Whether it takes the task out instead of bringing it.
+    forgets: bool,
     request: Option<String>,
     state: JobState,
     attempts: u32,
@@ -140,6 +152,7 @@ impl Slot {
 struct Model {
     jobs: BTreeMap<u64, Job>,
     slots: BTreeMap<u32, Slot>,
+    settings: Option<u8>,
     last_job: u64,
 }
 
@@ -164,7 +177,7 @@ impl Model {
     }
 
     fn answer(&self, task: &str, content: u8, request: Option<&str>) -> Answer {
-        let same = |job: &Job| job.task == task && job.content == content;
+        let same = |job: &Job| !job.forgets && job.task == task && job.content == content;
         let by_request = self
             .jobs
             .iter()
@@ -179,7 +192,7 @@ impl Model {
         let by_task = self
             .jobs
             .iter()
-            .find(|(id, job)| job.task == task && self.counts(**id));
+            .find(|(id, job)| !job.forgets && job.task == task && self.counts(**id));
         match by_task {
             None => Answer::New,
             Some((id, job)) if same(job) => Answer::Existing(*id),
@@ -260,6 +273,10 @@ fn upload(task: &str, content: u8) -> Vec<u8> {
     format!("{task} {content}").into_bytes()
 }
 
+fn settings_text(number: u8) -> String {
+    format!("{{\"slots\":{number}}}")
+}
+
 fn tensors(content: u8) -> Vec<u8> {
     vec![content; 3000]
 }
@@ -274,6 +291,11 @@ fn run(world: &mut World, model: &mut Model, operation: &Operation) {
             let task = format!("task-{task}");
             let request = request.map(|request| format!("request-{request}"));
             enqueue(world, model, &task, *content, request.as_deref());
+        }
+        Operation::Maintain { task, request } => {
+            let task = format!("task-{task}");
+            let request = request.map(|request| format!("request-{request}"));
+            maintain(world, model, &task, request);
         }
         Operation::Start(index) => {
             let Some(id) = model.pick(index, JobState::Queued) else {
@@ -301,11 +323,12 @@ fn run(world: &mut World, model: &mut Model, operation: &Operation) {
             job,
             targets,
             content,
+            settings,
         } => {
             let Some(id) = model.pick(job, JobState::Running) else {
                 return;
             };
-            rearrange(world, model, id, targets, *content);
+            rearrange(world, model, id, targets, (*content, *settings));
         }
         Operation::Fail(index) => {
             let Some(id) = model.pick(index, JobState::Running) else {
@@ -384,6 +407,7 @@ fn enqueue(world: &mut World, model: &mut Model, task: &str, content: u8, reques
                 Job {
                     task,
                     content,
+                    forgets: false,
                     request,
                     state,
                     attempts: 0,
@@ -398,9 +422,46 @@ fn enqueue(world: &mut World, model: &mut Model, task: &str, content: u8, reques
     assert_eq!(answer, expected);
 }
 
+fn maintain(world: &mut World, model: &mut Model, task: &str, request: Option<String>) {
+    let by_request = model
+        .jobs
+        .iter()
+        .find(|(_, job)| request.is_some() && job.request == request);
+    let expected = match by_request {
+        None => Answer::New,
+        Some((id, job)) if job.forgets && job.task == task => Answer::Existing(*id),
+        Some(_) => Answer::RequestTaken,
+    };
+    let kind = JobKind::Forget {
+        task: common::task(task),
+    };
+    let now = world.tick();
+    let committer = &mut world.open().committer;
+    let answer = match committer.enqueue_maintenance(&base_name(), kind, request.clone(), now) {
+        Ok(enqueued) if enqueued.existing => Answer::Existing(enqueued.job.id.0),
+        Ok(enqueued) => {
+            model.last_job += 1;
+            assert_eq!(enqueued.job.id.0, model.last_job);
+            let job = Job {
+                task: task.to_owned(),
+                content: 0,
+                forgets: true,
+                request,
+                state: JobState::Queued,
+                attempts: 0,
+            };
+            model.jobs.insert(model.last_job, job);
+            Answer::New
+        }
+        Err(error) if error.reason() == "REQUEST_ID_REUSED" => Answer::RequestTaken,
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(answer, expected);
+}
+
 fn commit(world: &mut World, model: &mut Model, id: u64, slot: u32, content: u8, stale: bool) {
     let index = SlotIndex(slot);
-    if stale {
+    if stale && !model.jobs[&id].forgets {
         let job = world.catalog().jobs[&JobId(id)].clone();
         let tensor = world.tensor(&tensors(content));
         let expected = Some(Generation(99));
@@ -413,19 +474,32 @@ fn commit(world: &mut World, model: &mut Model, id: u64, slot: u32, content: u8,
         );
         return;
     }
-    world.commit(JobId(id), index, &tensors(content)).unwrap();
+    let committed = world.commit(JobId(id), index, &tensors(content));
+    if model.jobs[&id].forgets {
+        assert_eq!(committed.unwrap_err().reason(), "COMMIT_INVALID");
+        return;
+    }
+    committed.unwrap();
     model.commit(id, slot, content, world.clock);
 }
 
-fn rearrange(world: &mut World, model: &mut Model, id: u64, targets: &[Target], content: u8) {
-    let newcomer = model.jobs[&id].task.clone();
+fn rearrange(
+    world: &mut World,
+    model: &mut Model,
+    id: u64,
+    targets: &[Target],
+    (content, settings): (u8, Option<u8>),
+) {
+    let Job { task, forgets, .. } = model.jobs[&id].clone();
     let mut tasks: Vec<(String, u64, Option<u32>)> = Vec::new();
     for (&index, slot) in &model.slots {
         for (task, job) in &slot.members {
             tasks.push((task.clone(), *job, Some(index)));
         }
     }
-    tasks.push((newcomer, id, None));
+    if !forgets {
+        tasks.push((task, id, None));
+    }
     let mut lists: BTreeMap<u32, Vec<(String, u64)>> = BTreeMap::new();
     for ((task, job, from), target) in tasks.into_iter().zip(targets.iter().cycle()) {
         let to = match target {
@@ -451,7 +525,7 @@ fn rearrange(world: &mut World, model: &mut Model, id: u64, targets: &[Target], 
             changes.push((index, list));
         }
     }
-    if changes.is_empty() {
+    if changes.is_empty() && !forgets {
         return;
     }
     let mut steps = Vec::new();
@@ -469,6 +543,7 @@ fn rearrange(world: &mut World, model: &mut Model, id: u64, targets: &[Target], 
     let rearrangement = Rearrangement {
         job: JobId(id),
         steps,
+        settings: settings.map(settings_text),
         result: "{}".to_owned(),
     };
     let now = world.tick();
@@ -478,6 +553,7 @@ fn rearrange(world: &mut World, model: &mut Model, id: u64, targets: &[Target], 
         .rearrange(rearrangement, now)
         .unwrap();
     model.jobs.get_mut(&id).unwrap().state = JobState::Done;
+    model.settings = settings.or(model.settings);
     for (index, list) in changes {
         let slot = model.slots.entry(index).or_default();
         slot.advance(list, id, content, world.clock);
@@ -493,6 +569,11 @@ fn compare(world: &mut World, model: &Model) {
     }
     assert_eq!(jobs(&catalog), expected);
     assert_eq!(slots(&catalog, &world.open().reader), model.slots);
+    let settings = &catalog.base_models[&base_name()].record.settings;
+    let expected = model
+        .settings
+        .map_or(common::base_model().settings, settings_text);
+    assert_eq!(*settings, expected);
     let tasks = &catalog.base_models[&base_name()].tasks;
     let members: usize = model.slots.values().map(|slot| slot.members.len()).sum();
     assert_eq!(tasks.len(), members);
@@ -543,7 +624,12 @@ fn jobs(catalog: &Catalog) -> BTreeMap<u64, Job> {
     };
     let as_model = |job: &kmerge_storage::JobRecord| Job {
         task: job.task.to_string(),
-        content: content(job),
+        content: if job.kind.is_upload() {
+            content(job)
+        } else {
+            0
+        },
+        forgets: !job.kind.is_upload(),
         request: job.request_id.clone(),
         state: job.state,
         attempts: attempts(job.state, job.attempts),

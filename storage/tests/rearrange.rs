@@ -44,6 +44,7 @@ fn rearrange(world: &mut World, job: JobId, steps: Vec<SlotStep>) -> Result<(), 
     let rearrangement = Rearrangement {
         job,
         steps,
+        settings: None,
         result: "{}".to_owned(),
     };
     let now = world.tick();

@@ -46,8 +46,10 @@ pub struct NewMember {
 pub struct Rearrangement {
     /// The job. It must be running.
     pub job: JobId,
-    /// The slots that change: at least one, each once.
+    /// The slots that change, each once: at least one, unless the job brings no upload.
     pub steps: Vec<SlotStep>,
+    /// Opaque JSON: what the base model's settings are from here on, if they change.
+    pub settings: Option<String>,
     /// Opaque JSON: the decision.
     pub result: String,
 }
@@ -113,7 +115,12 @@ impl From<Commit> for Rearrangement {
             result,
         } = commit;
         let steps = changes.into_iter().map(SlotStep::from).collect();
-        Self { job, steps, result }
+        Self {
+            job,
+            steps,
+            settings: None,
+            result,
+        }
     }
 }
 

@@ -29,7 +29,7 @@ impl Committer {
     }
 
     fn check_sense(&self, job: &JobRecord, steps: &[SlotStep]) -> Result<(), CommitDefect> {
-        if steps.is_empty() {
+        if steps.is_empty() && job.kind.is_upload() {
             return Err(CommitDefect::Empty);
         }
         let mut slots = BTreeSet::new();
@@ -50,6 +50,10 @@ impl Committer {
                 MembersChange::Join(newcomer) => {
                     if std::mem::replace(&mut has_newcomer, true) {
                         return Err(CommitDefect::NewcomerTwice);
+                    }
+                    if !job.kind.is_upload() {
+                        let newcomer = newcomer.task.clone();
+                        return Err(CommitDefect::NoUpload { newcomer });
                     }
                     if newcomer.task != job.task {
                         let (newcomer, task) = (newcomer.task.clone(), job.task.clone());
@@ -106,7 +110,8 @@ impl Committer {
                 if is_left || !places.insert(task) {
                     return Err(CommitDefect::TaskTwice { task: task.clone() });
                 }
-                if known.is_none() && *task != job.task {
+                let is_own = job.kind.is_upload() && *task == job.task;
+                if known.is_none() && !is_own {
                     return Err(CommitDefect::UnknownTask { task: task.clone() });
                 }
             }

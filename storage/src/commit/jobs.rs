@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use super::Committer;
 use crate::durable;
-use crate::error::{CommitError, Existing};
+use crate::error::{CommitDefect, CommitError, Existing, FileError};
 use crate::failpoint;
-use crate::ids::{JobId, UnixMillis};
+use crate::ids::{BaseModelName, JobId, UnixMillis};
 use crate::ingest::{StageRequest, Staged};
-use crate::records::{Event, JobFailure, JobRecord, JobState, UploadFacts};
+use crate::records::{Event, JobFailure, JobKind, JobRecord, JobState, UploadFacts};
 use crate::sealed;
-use crate::staging::{StagedHeader, header_path};
+use crate::staging::{StagedHeader, Unfinished, header_path};
+use crate::stored::Stored;
 
-/// What became of an upload.
+/// What became of a request for a job.
 #[derive(Debug, Clone)]
 pub struct Enqueued {
     /// Its job.
@@ -57,12 +58,85 @@ impl Committer {
         let header = StagedHeader {
             job: self.catalog.last_job.next(),
             base_model: request.base_model.clone(),
+            kind: JobKind::Upload,
             task: request.task.clone(),
             request_id: request.request_id.clone(),
             upload,
             created: now,
         };
-        let mut transaction = self.begin(now);
+        self.put_in_queue(&header, || Ok(staged.into_directory()))
+    }
+
+    /// Puts a job without an upload into the queue, or finds the job that the request id stands
+    /// for. Durable on return, in the order of [`Committer::enqueue`].
+    ///
+    /// # Errors
+    /// [`CommitError::AlreadyExists`] if the request id stands for something else,
+    /// [`CommitError::UnknownBaseModel`], [`CommitError::Invalid`] if the kind needs an upload,
+    /// [`CommitError::Record`] if its texts are too long, and what any write may meet.
+    pub fn enqueue_maintenance(
+        &mut self,
+        base_model: &BaseModelName,
+        kind: JobKind,
+        request_id: Option<String>,
+        now: UnixMillis,
+    ) -> Result<Enqueued, CommitError> {
+        self.check_writable()?;
+        self.known_base_model(base_model)?;
+        let id = self.catalog.last_job.next();
+        if kind.is_upload() {
+            let (job, defect) = (id, CommitDefect::NeedsUpload);
+            return Err(CommitError::Invalid { job, defect });
+        }
+        if let Some(request_id) = &request_id
+            && let Some(job) = self.catalog.job_by_request(request_id)
+        {
+            if job.base_model == *base_model && job.kind == kind {
+                return Ok(Enqueued {
+                    job,
+                    existing: true,
+                });
+            }
+            let existing = Existing::RequestId {
+                request_id: request_id.clone(),
+                job: job.id,
+            };
+            return Err(CommitError::AlreadyExists { existing });
+        }
+        let header = StagedHeader {
+            job: id,
+            base_model: base_model.clone(),
+            task: kind.task(),
+            kind,
+            request_id,
+            upload: UploadFacts::none(),
+            created: now,
+        };
+        // A record that has no room for the longest failure could never be ended.
+        let longest = JobRecord {
+            state: JobState::Cancelled,
+            attempts: u32::MAX,
+            started: Some(UnixMillis(u64::MAX)),
+            ended: Some(UnixMillis(u64::MAX)),
+            failure: Some(JobFailure {
+                code: i32::MIN,
+                reason: "R".repeat(REASON_ROOM + 4),
+                message: "m".repeat(MESSAGE_ROOM + 4),
+            }),
+            ..header.job()
+        };
+        Stored::Job(longest).value()?;
+        let shared = Arc::clone(&self.shared);
+        self.put_in_queue(&header, || Unfinished::create(&shared, "job"))
+    }
+
+    /// Steps 1 to 4 of [`Committer::enqueue`], with the directory that `directory` gives.
+    fn put_in_queue(
+        &mut self,
+        header: &StagedHeader,
+        directory: impl FnOnce() -> Result<Unfinished, FileError>,
+    ) -> Result<Enqueued, CommitError> {
+        let mut transaction = self.begin(header.created);
         let job = transaction.put_job(header.job())?;
         let prepared = self.prepare(transaction, Event::JobEnqueued { job: job.id }, None)?;
 
@@ -71,8 +145,8 @@ impl Committer {
         self.job_ids
             .reserve(&self.shared.disk, temporary, job.id.0)?;
         let disk = &self.shared.disk;
-        let directory = staged.into_directory();
-        disk.write_new(&header_path(directory.path()), &sealed::seal(&header))?;
+        let directory = directory()?;
+        disk.write_new(&header_path(directory.path()), &sealed::seal(header))?;
         disk.sync_directory(directory.path())?;
         failpoint::hit("enqueue.header_durable");
         // 2.
@@ -96,7 +170,8 @@ impl Committer {
         upload: &UploadFacts,
     ) -> Result<Option<Arc<JobRecord>>, CommitError> {
         let is_same = |job: &JobRecord| {
-            job.base_model == request.base_model
+            job.kind.is_upload()
+                && job.base_model == request.base_model
                 && job.task == request.task
                 && job.upload == *upload
         };

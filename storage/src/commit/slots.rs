@@ -6,6 +6,7 @@ use super::Committer;
 use super::changes::{
     Commit, MembersChange, NextGeneration, PlacedMember, Rearrangement, SlotOutcome, SlotStep,
 };
+use crate::base_model_file::BaseModelFile;
 use crate::catalog::Catalog;
 use crate::durable;
 use crate::error::{CommitDefect, CommitError};
@@ -42,9 +43,11 @@ impl Committer {
     /// 2. The manifest of each new generation, and of each emptied slot, is written.
     /// 3. The manifests' names are durable. From here on a start finds the whole commit, whatever
     ///    happens to the catalog. Before, it finds a part at most, and drops it.
-    /// 4. The catalog moves in one batch: generations, members, tasks, the job, the event.
+    /// 4. If the settings change, the base model's file is replaced, durably. A start that finds it,
+    ///    or a manifest with the settings, takes them from there.
+    /// 5. The catalog moves in one batch: generations, members, tasks, settings, the job, the event.
     ///    That is made durable, and then visible.
-    /// 5. The staged files go, and so does what named emptied slots: the links to their newest
+    /// 6. The staged files go, and so does what named emptied slots: the links to their newest
     ///    exports, and the manifests of those that were opened again.
     ///
     /// # Errors
@@ -69,7 +72,12 @@ impl Committer {
         rearrangement: &Rearrangement,
         now: UnixMillis,
     ) -> Result<(), CommitError> {
-        let Rearrangement { job, steps, result } = rearrangement;
+        let Rearrangement {
+            job,
+            steps,
+            settings,
+            result,
+        } = rearrangement;
         self.check_writable()?;
         // 1.
         let job = self.job_in_state(*job, JobState::Running)?;
@@ -83,7 +91,15 @@ impl Committer {
         let before = self.catalog();
         let mut transaction = self.begin(now);
         let done = transaction.put_job(done)?;
-        let manifests = self.plan(&mut transaction, &done, steps, now)?;
+        let mut manifests = self.plan(&mut transaction, &done, steps, now)?;
+        if let Some(settings) = settings {
+            let revision = transaction.catalog().revision;
+            transaction.set_settings(&done.base_model, settings.clone(), revision)?;
+            for manifest in &mut manifests {
+                manifest.settings = Some(settings.clone());
+            }
+        }
+        let file = BaseModelFile::of(transaction.base_model_state(&done.base_model));
         let slots = manifests
             .first()
             .map(|manifest| manifest.commit.clone())
@@ -98,8 +114,16 @@ impl Committer {
         // 2. and 3.
         self.write_manifests(&manifests)?;
         // 4.
+        if settings.is_some() {
+            if let Err(error) = file.write(&self.shared) {
+                self.undo_manifests(&manifests);
+                return Err(error.into());
+            }
+            failpoint::hit("commit.settings_durable");
+        }
+        // 5.
         self.persist(prepared)?;
-        // 5. What cannot be removed is swept by the next start.
+        // 6. What cannot be removed is swept by the next start.
         drop(durable::remove_tree(&self.shared.layout.staged(done.id)));
         failpoint::hit("commit.staging_removed");
         for step in steps {
@@ -270,21 +294,29 @@ impl Committer {
 
     fn write_manifests(&self, manifests: &[Manifest]) -> Result<(), CommitError> {
         let written = self.try_write_manifests(manifests);
-        if written.is_err() && !self.is_read_only() {
-            // The commit did not happen, so no part of it may be found later.
-            for manifest in manifests {
-                let path = self.manifest_path(manifest);
-                let directory = path.parent().unwrap_or(&path);
-                let undone = durable::unlink(&path)
-                    .and_then(|()| self.shared.disk.sync_directory(directory));
-                if let Err(error) = undone
-                    && !error.is_missing()
-                {
-                    self.shared.disk.health().fail(&error);
-                }
-            }
+        if written.is_err() {
+            self.undo_manifests(manifests);
         }
         written
+    }
+
+    /// The commit did not happen, so no part of it may be found later. After a failure that ends
+    /// all writing, the next start finds out whether it did.
+    fn undo_manifests(&self, manifests: &[Manifest]) {
+        if self.is_read_only() {
+            return;
+        }
+        for manifest in manifests {
+            let path = self.manifest_path(manifest);
+            let directory = path.parent().unwrap_or(&path);
+            let undone =
+                durable::unlink(&path).and_then(|()| self.shared.disk.sync_directory(directory));
+            if let Err(error) = undone
+                && !error.is_missing()
+            {
+                self.shared.disk.health().fail(&error);
+            }
+        }
     }
 
     fn try_write_manifests(&self, manifests: &[Manifest]) -> Result<(), CommitError> {

@@ -66,6 +66,15 @@ pub enum CommitDefect {
         /// The newcomer.
         newcomer: TaskName,
     },
+    /// A job that brings no upload lets a task join.
+    #[error("it lets {newcomer} join, but its job brings no upload")]
+    NoUpload {
+        /// The newcomer.
+        newcomer: TaskName,
+    },
+    /// A job that needs an upload was asked for without one.
+    #[error("a job of this kind needs an upload")]
+    NeedsUpload,
     /// A placed task is in none of the base model's slots.
     #[error("it places {task}, which is in no slot and is not what its job brings")]
     UnknownTask {

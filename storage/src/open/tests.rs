@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Opened, Options, open, open_with};
+use crate::base_model_file::BaseModelFile;
 use crate::catalog::{BaseModelState, Catalog, SlotState};
 use crate::catalog_memory::Memory;
 use crate::catalog_store::StoreOpener;
@@ -66,7 +67,11 @@ fn write_files(directory: &Path, slots: u32, members: u64) {
             .unwrap();
         disk.put(&layout.temporary("test"), path, bytes).unwrap();
     };
-    put(&layout.base_model(&record.name), &sealed::seal(&record));
+    let file = BaseModelFile {
+        record: record.clone(),
+        settings_revision: Revision::default(),
+    };
+    put(&layout.base_model(&record.name), &sealed::seal(&file));
     for slot in 0..slots {
         let tensors = slot.to_le_bytes();
         let digest = Digest::of(&tensors);
@@ -109,6 +114,7 @@ fn write_files(directory: &Path, slots: u32, members: u64) {
         let job = JobRecord::of_task(&TaskRecord::clone(&tasks[&last.task]));
         let state = BaseModelState {
             record: Arc::new(record.clone()),
+            settings_revision: Revision::default(),
             slots: BTreeMap::from([(index, Arc::new(state))]),
             emptied: BTreeMap::new(),
             tasks,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Recovery;
+use crate::base_model_file::BaseModelFile;
 use crate::error::OpenError;
-use crate::sealed;
 
 impl Recovery<'_> {
-    /// Registers base models that are on file only, and writes again the files that are missing.
+    /// Registers base models that are on file only, and takes newer settings from there.
     pub(super) fn recover_base_models(&mut self) -> Result<(), OpenError> {
         let layout = &self.shared.layout;
         if self.rebuilding {
@@ -29,25 +29,47 @@ impl Recovery<'_> {
                 });
             }
         }
-        for (name, record) in &self.survey.base_models {
-            if self.before.base_model(name).is_none() {
-                self.transaction.put_base_model(&Arc::new(record.clone()))?;
+        for (name, file) in &self.survey.base_models {
+            let BaseModelFile {
+                record,
+                settings_revision,
+            } = file;
+            let Some(known) = self.before.base_model(name) else {
+                let record = Arc::new(record.clone());
+                self.transaction
+                    .put_base_model(&record, *settings_revision)?;
+                self.unrecorded += 1;
+                continue;
+            };
+            let is_it = record.fingerprint() == known.record.fingerprint();
+            if is_it && *settings_revision > known.settings_revision {
+                let settings = record.settings.clone();
+                self.transaction
+                    .set_settings(name, settings, *settings_revision)?;
+                self.note(format!(
+                    "took the settings of {name} from its file, which is newer than the catalog"
+                ));
+                // Perhaps a part of a commit, which counts once.
+                self.settings_taken.insert(*settings_revision);
                 self.unrecorded += 1;
             }
         }
-        for (name, state) in &self.before.base_models {
-            let on_file = self.survey.base_models.get(name);
-            if on_file.is_some_and(|record| *record == *state.record) {
+        Ok(())
+    }
+
+    /// Writes the files again that are not what the catalog says. After the generations, which may
+    /// bring settings.
+    pub(super) fn write_base_models(&mut self) -> Result<(), OpenError> {
+        for state in self.transaction.catalog().base_models.values() {
+            let file = BaseModelFile::of(state);
+            let name = &state.record.name;
+            if self.survey.base_models.get(name) == Some(&file) {
                 continue;
             }
-            let path = layout.base_model(name);
-            let temporary = layout.temporary("base-model");
-            self.shared
-                .disk
-                .put_durably(&temporary, &path, &sealed::seal(&*state.record))?;
-            self.note(format!(
-                "wrote {} again, which was missing or damaged",
-                path.display()
+            file.write(self.shared)?;
+            self.report.notes.push(format!(
+                "wrote {} again, which was missing, damaged or older than its slots",
+                self.shared.layout.base_model(name).display()
             ));
         }
         Ok(())

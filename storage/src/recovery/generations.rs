@@ -35,7 +35,7 @@ impl Recovery<'_> {
         }
         let mut whole = Vec::new();
         let mut newest = BTreeMap::new();
-        for commit in self.find_candidates()?.into_values() {
+        for (revision, commit) in self.find_candidates()? {
             if !self.is_whole(&commit) || !self.has_tensors(&commit)? {
                 let job = commit.first().map(|candidate| candidate.manifest.job.id);
                 let job = job.unwrap_or_default();
@@ -44,7 +44,7 @@ impl Recovery<'_> {
                 ));
                 continue;
             }
-            self.unrecorded += 1;
+            self.unrecorded += u32::from(!self.settings_taken.contains(&revision));
             for candidate in &commit {
                 newest.insert(candidate.slot_key(), candidate.manifest.generation);
             }
@@ -101,7 +101,9 @@ impl Recovery<'_> {
             manifest.base_model == *name
                 && manifest.slot == *slot
                 && manifest.generation == generation
-                && manifest.base_model_fingerprint == state.record.fingerprint()
+                && state
+                    .record
+                    .has_fingerprint(manifest.base_model_fingerprint)
         }))
     }
 
@@ -146,6 +148,13 @@ impl Recovery<'_> {
         let key = candidate.slot_key();
         let Candidate { manifest, members } = candidate;
         let (base_model, slot) = &key;
+        let known = self.transaction.base_model_state(base_model);
+        if let Some(settings) = &manifest.settings
+            && manifest.revision > known.settings_revision
+        {
+            self.transaction
+                .set_settings(base_model, settings.clone(), manifest.revision)?;
+        }
         let since = manifest.reopens.unwrap_or(manifest.committed);
         self.transaction.supersede(base_model, *slot, since)?;
         let Some(tensor) = &manifest.tensor else {

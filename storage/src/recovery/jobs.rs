@@ -27,13 +27,14 @@ impl Recovery<'_> {
             .cloned()
             .collect();
         for job in unfinished {
-            if !runnable.contains(&job.id) {
+            // What a job without an upload is to do is in its record.
+            if job.kind.is_upload() && !runnable.contains(&job.id) {
                 let message = "The uploaded files are missing or damaged; send the adapter again.";
                 self.fail(&job, DATA_LOSS, "STAGED_LOST", message.to_owned())?;
             } else if job.state == JobState::Running {
                 if job.attempts >= MAX_ATTEMPTS {
                     let message = format!(
-                        "The daemon ended {} times while it worked on this adapter.",
+                        "The daemon ended {} times while it worked on this job.",
                         job.attempts
                     );
                     self.fail(&job, INTERNAL, "CRASH_LOOP", message)?;
@@ -93,9 +94,10 @@ impl Recovery<'_> {
         let is_new = self.rebuilding || header.job > self.before.last_job;
         is_new
             && catalog.base_model(&header.base_model).is_some()
-            && catalog
-                .job_for_task(&header.base_model, &header.task)
-                .is_none()
+            && (!header.kind.is_upload()
+                || catalog
+                    .job_for_task(&header.base_model, &header.task)
+                    .is_none())
     }
 
     fn fail(

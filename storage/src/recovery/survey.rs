@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::base_model_file::BaseModelFile;
 use crate::counter::{self, Reading};
 use crate::durable::{self, Entry};
 use crate::error::OpenError;
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex};
 use crate::layout::{Layout, TEMPORARY};
 use crate::manifest::ManifestHead;
-use crate::records::BaseModelRecord;
 use crate::sealed::{self, Document, SCHEMA, SealError};
 use crate::staging::{self, StagedHeader};
 
@@ -29,12 +29,12 @@ pub(super) struct StagedDirectory {
 /// What was found.
 #[derive(Debug)]
 pub(super) struct Survey {
-    pub(super) base_models: BTreeMap<BaseModelName, BaseModelRecord>,
+    pub(super) base_models: BTreeMap<BaseModelName, BaseModelFile>,
     pub(super) damaged_base_models: Vec<PathBuf>,
     /// Where the manifests are. The newest of each slot opens; the others have not been looked at.
     pub(super) manifests: BTreeMap<SlotKey, BTreeMap<Generation, PathBuf>>,
     pub(super) damaged_manifests: Vec<PathBuf>,
-    /// The highest revision that a manifest names.
+    /// The highest revision that a manifest or a base model's file names.
     pub(super) newest_revision: Revision,
     pub(super) staged: BTreeMap<JobId, StagedDirectory>,
     pub(super) temporaries: Vec<Entry>,
@@ -86,8 +86,11 @@ impl Survey {
                 self.strangers.push(entry.path);
                 continue;
             };
-            match read::<BaseModelRecord>(&entry.path)? {
-                Some(record) if record.name == name => drop(self.base_models.insert(name, record)),
+            match read::<BaseModelFile>(&entry.path)? {
+                Some(file) if file.record.name == name => {
+                    self.newest_revision = self.newest_revision.max(file.settings_revision);
+                    self.base_models.insert(name, file);
+                }
                 _ => self.damaged_base_models.push(entry.path),
             }
         }

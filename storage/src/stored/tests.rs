@@ -6,8 +6,8 @@ use crate::envelope::{PAYLOAD_LIMIT, VALUE_LIMIT};
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMillis};
 use crate::manifest::MemberEntry;
 use crate::records::{
-    BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobRecord,
-    JobState, UploadFacts,
+    BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobKind,
+    JobRecord, JobState, UploadFacts,
 };
 use crate::sealed::SealError;
 
@@ -38,6 +38,7 @@ fn job() -> JobRecord {
     JobRecord {
         id: JobId(u64::MAX),
         base_model: name(),
+        kind: JobKind::Upload,
         task: "a".parse().unwrap(),
         state: JobState::Failed,
         attempts: 3,
@@ -105,7 +106,7 @@ fn examples() -> Vec<Stored> {
             revision: Revision(7),
             last_job: JobId(8),
         }),
-        Stored::BaseModel(BaseModelHead::from(&base_model())),
+        Stored::BaseModel(BaseModelHead::new(&base_model(), Revision(4))),
         Stored::Generation(generation),
         Stored::Emptied(emptied),
         Stored::Member(name(), slot, 10, member),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmerge_storage::{
-    Committer, JobFailure, JobId, JobRecord, Opened, Options, Rearrangement, SlotChange, SlotIndex,
-    UnixMillis, open,
+    Committer, JobFailure, JobId, JobKind, JobRecord, MembersChange, NextGeneration, Opened,
+    Options, Rearrangement, SlotChange, SlotIndex, SlotOutcome, SlotStep, UnixMillis, open,
 };
 
 use crate::common::{at, base_model, base_name, commit_of, current, emptying, placing, stage};
@@ -111,6 +111,7 @@ impl Worker {
         let rearrangement = Rearrangement {
             job: job.id,
             steps,
+            settings: None,
             result: "{}".to_owned(),
         };
         let now = self.now();
@@ -124,6 +125,55 @@ impl Worker {
         Ok(())
     }
 
+    fn maintain(&mut self, opened: &mut Opened, settings: &str) -> Outcome<Arc<JobRecord>> {
+        let kind = repack(settings);
+        let now = self.now();
+        let request = Some(format!("request-{settings}"));
+        let job = opened
+            .committer
+            .enqueue_maintenance(&base_name(), kind, request, now)?
+            .job;
+        self.note(&format!("to-repack {} {settings}", job.id));
+        Ok(job)
+    }
+
+    /// Gives slots their next generation under other settings.
+    fn repack(&mut self, opened: &mut Opened, slots: &[SlotIndex], settings: &str) -> Outcome<()> {
+        let job = self.maintain(opened, settings)?;
+        self.start(&mut opened.committer, job.id)?;
+        let catalog = opened.committer.catalog();
+        let mut steps = Vec::new();
+        for &slot in slots {
+            let mut tensor = opened.reader.new_tensor()?;
+            tensor.write(format!("{slot} for {settings}").as_bytes())?;
+            let next = NextGeneration {
+                tensor: tensor.finish()?,
+                facts: "{}".to_owned(),
+                members: MembersChange::Keep,
+            };
+            steps.push(SlotStep {
+                slot,
+                expected: current(&catalog, slot),
+                outcome: SlotOutcome::Next(next),
+            });
+        }
+        let rearrangement = Rearrangement {
+            job: job.id,
+            steps,
+            settings: Some(settings.to_owned()),
+            result: "{}".to_owned(),
+        };
+        let now = self.now();
+        self.note(&format!("setting {settings}"));
+        let catalog = opened.committer.rearrange(rearrangement, now)?;
+        self.note(&format!("set {settings}"));
+        for &slot in slots {
+            let generation = current(&catalog, slot).unwrap();
+            self.note(&format!("committed {slot} {generation}"));
+        }
+        Ok(())
+    }
+
     fn publish(&mut self, opened: &Opened, slot: SlotIndex) -> Outcome<()> {
         let catalog = opened.committer.catalog();
         let record = catalog.slot(&base_name(), slot).unwrap().current();
@@ -132,6 +182,12 @@ impl Worker {
             .publish_export(record, "peft", "tensors", &[("config", b"{}")])?;
         self.note(&format!("published {slot} {}", record.generation));
         Ok(())
+    }
+}
+
+pub(crate) fn repack(settings: &str) -> JobKind {
+    JobKind::Repack {
+        settings: settings.to_owned(),
     }
 }
 
@@ -186,6 +242,11 @@ fn work(worker: &mut Worker, opened: &mut Opened) -> Outcome<()> {
     worker.rearrange(opened, &h, first, second)?;
     let i = worker.enqueue(opened, "i")?;
     worker.commit(opened, &i, &[second])?;
+
+    // The same members under other settings, and then the settings alone.
+    worker.repack(opened, &[first, second], "{\"slots\":5}")?;
+    worker.repack(opened, &[], "{\"slots\":6}")?;
+    worker.maintain(opened, "waits")?;
 
     worker.enqueue(opened, "f")?;
     let g = worker.enqueue(opened, "g")?;

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use kmerge_storage::{
-    Catalog, Digest, Generation, JobId, JobState, OpenError, Opened, Options, SlotIndex,
-    TensorFile, UnixMillis, open,
+    BaseModelRecord, Catalog, Digest, Generation, JobId, JobState, OpenError, Opened, Options,
+    Rearrangement, SlotIndex, TensorFile, UnixMillis, open,
 };
 
+use crate::child::repack;
 use crate::common::{
     at, base_model, base_name, commit_of, current, read_file, remove, stage, task, write_tensor,
 };
@@ -30,6 +31,9 @@ struct Journal {
     collected: BTreeSet<SlotGeneration>,
     forgetting: BTreeSet<String>,
     forgot: BTreeSet<String>,
+    to_repack: BTreeMap<JobId, String>,
+    setting: Vec<String>,
+    set: Vec<String>,
     failed: bool,
     read_only: bool,
 }
@@ -57,6 +61,9 @@ fn read_journal(path: &Path) -> Journal {
             "collected" => drop(journal.collected.insert(pair())),
             "forgetting" => drop(journal.forgetting.insert(words[1].to_owned())),
             "forgot" => drop(journal.forgot.insert(words[1].to_owned())),
+            "to-repack" => drop(journal.to_repack.insert(job(1), words[2].to_owned())),
+            "setting" => journal.setting.push(words[1].to_owned()),
+            "set" => journal.set.push(words[1].to_owned()),
             "error" => journal.failed = true,
             "read-only" => journal.read_only = true,
             other => panic!("{other}"),
@@ -127,11 +134,18 @@ fn files_alone_say_the_same(opened: Opened, state: &Path, context: &str) {
 /// (a) What was acknowledged is listed and readable, unless it was just being taken away.
 fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, context: &str) {
     if journal.registered {
-        assert_eq!(
-            *catalog.base_model(&base_name()).unwrap().record,
-            base_model(),
-            "{context}"
-        );
+        let found = &catalog.base_model(&base_name()).unwrap().record;
+        let mut settings = vec![base_model().settings];
+        settings.extend(journal.setting.clone());
+        // What was acknowledged last, or what was being set after it.
+        settings.drain(..journal.set.len());
+        assert!(settings.contains(&found.settings), "{context}");
+        let settings = found.settings.clone();
+        let expected = BaseModelRecord {
+            settings,
+            ..base_model()
+        };
+        assert_eq!(**found, expected, "{context}");
     }
     for &(slot, generation) in &journal.committed {
         let found = number(catalog, slot).unwrap();
@@ -169,6 +183,16 @@ fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, 
             }
             JobState::Running => panic!("nobody runs it: {context}"),
         }
+    }
+    for (id, settings) in &journal.to_repack {
+        let job = &catalog.jobs[id];
+        assert_eq!(job.kind, repack(settings), "{context}");
+        let is_set = journal.set.contains(settings);
+        let is_done = job.state == JobState::Done;
+        assert!(
+            is_done || (job.state == JobState::Queued && !is_set),
+            "{context}"
+        );
     }
 }
 
@@ -297,11 +321,21 @@ fn retries_find_their_jobs(opened: &mut Opened, journal: &Journal, context: &str
         let again = opened.committer.enqueue(staged, at(1100)).unwrap();
         assert_eq!((again.job.id, again.existing), (id, true), "{context}");
     }
+    for (&id, settings) in &journal.to_repack {
+        let request = Some(format!("request-{settings}"));
+        let committer = &mut opened.committer;
+        let again =
+            committer.enqueue_maintenance(&base_name(), repack(settings), request, at(1100));
+        let again = again.unwrap();
+        assert_eq!((again.job.id, again.existing), (id, true), "{context}");
+    }
 }
 
 /// The state is as good as any: what waits can be merged, and new work as well.
 fn goes_on(opened: &mut Opened, context: &str) {
-    opened.committer.register_base_model(base_model()).unwrap();
+    if opened.committer.catalog().base_models.is_empty() {
+        opened.committer.register_base_model(base_model()).unwrap();
+    }
     let staged = stage(opened, "new", b"new", None).unwrap();
     let new = opened.committer.enqueue(staged, at(1200)).unwrap();
     assert!(!new.existing, "{context}");
@@ -319,6 +353,16 @@ fn goes_on(opened: &mut Opened, context: &str) {
     for job in waiting {
         let slot = SlotIndex(0);
         opened.committer.start_job(job.id, at(1300)).unwrap();
+        if !job.kind.is_upload() {
+            let nothing = Rearrangement {
+                job: job.id,
+                steps: Vec::new(),
+                settings: None,
+                result: "{}".to_owned(),
+            };
+            opened.committer.rearrange(nothing, at(1400)).unwrap();
+            continue;
+        }
         let expected = current(&opened.committer.catalog(), slot);
         let tensor = write_tensor(opened, format!("after all: {}", job.task).as_bytes());
         let commit = commit_of(&job, slot, expected, tensor);
