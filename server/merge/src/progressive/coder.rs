@@ -21,6 +21,23 @@ pub(super) struct Adaptive {
 /// first to the last, so a long memory costs nothing.
 const MEMORY: u8 = 254;
 
+/// ⌈2³²/(seen + 2)⌉: a division for each bit would take as long as everything else that it needs.
+const SHARES: [u64; MEMORY as usize + 1] = {
+    let mut shares = [0; MEMORY as usize + 1];
+    let mut seen = 0;
+    while seen < shares.len() {
+        shares[seen] = (1_u64 << 32).div_ceil(seen as u64 + 2);
+        seen += 1;
+    }
+    shares
+};
+
+/// ⌊`distance` / (seen + 2)⌋, exactly, for a distance of at most 2¹⁶.
+fn shared(distance: u32, seen: u8) -> u32 {
+    let share = SHARES[usize::from(seen.min(MEMORY))];
+    u32::try_from(u64::from(distance) * share >> 32).unwrap_or(0)
+}
+
 impl Default for Adaptive {
     fn default() -> Self {
         Self {
@@ -32,9 +49,12 @@ impl Default for Adaptive {
 
 impl Adaptive {
     fn learn(&mut self, bit: bool) {
-        let target: i32 = if bit { 0 } else { 1 << 16 };
-        let step = (target - i32::from(self.zero)) / (i32::from(self.seen) + 2);
-        let moved = i32::from(self.zero) + step;
+        let zero = u32::from(self.zero);
+        let moved = if bit {
+            zero - shared(zero, self.seen)
+        } else {
+            zero + shared((1 << 16) - zero, self.seen)
+        };
         // Never certain, so that a surprise stays codable.
         self.zero = u16::try_from(moved.clamp(1 << 6, (1 << 16) - (1 << 6))).unwrap_or(1 << 15);
         self.seen = self.seen.saturating_add(1).min(MEMORY);
@@ -243,6 +263,16 @@ mod tests {
         fn runs_that_force_carries_come_back(runs in prop::collection::vec((0_u8..5, any::<bool>(), 1_usize..300), 0..40)) {
             let bits: Vec<_> = runs.iter().flat_map(|&(kind, bit, count)| vec![(kind, bit); count]).collect();
             round_trip(&bits);
+        }
+    }
+
+    #[test]
+    fn shares_are_exact() {
+        for seen in 0..=MEMORY {
+            for distance in 0..=1 << 16 {
+                let expected = distance / (u32::from(seen) + 2);
+                assert_eq!(shared(distance, seen), expected, "{distance} {seen}");
+            }
         }
     }
 

@@ -76,10 +76,11 @@ impl Vector {
         chances: &mut Chances,
     ) {
         let chances = &mut chances.planes[index(plane)];
+        let scale = step(plane).recip();
         self.values.clear();
         self.values.reserve_exact(entries);
         for entry in 0..entries {
-            let (magnitude, negative) = truth.map_or((0, false), |y| known(y[entry], plane));
+            let (magnitude, negative) = truth.map_or((0, false), |y| known(y[entry], scale));
             let mut value = 0;
             if coder.bit(&mut chances.significant, magnitude > 0) {
                 let negative = coder.coin(negative);
@@ -92,8 +93,9 @@ impl Vector {
 
     fn refine<C: Coder>(&mut self, truth: Option<&[f32]>, coder: &mut C, chances: &mut Chances) {
         let chances = &mut chances.planes[index(self.plane)];
+        let scale = step(self.plane).recip();
         for (entry, value) in self.values.iter_mut().enumerate() {
-            let (magnitude, negative) = truth.map_or((0, false), |y| known(y[entry], self.plane));
+            let (magnitude, negative) = truth.map_or((0, false), |y| known(y[entry], scale));
             if *value == 0 {
                 if coder.bit(&mut chances.becomes, magnitude > 0) {
                     *value = signed(1, coder.coin(negative));
@@ -154,14 +156,14 @@ fn index(plane: i32) -> usize {
     usize::try_from(plane).unwrap_or(0).min(PLANES - 1)
 }
 
-/// ⌊|y|·2^(p−1)⌋ and the sign. Scaling by a power of two is exact, so planes nest exactly.
+/// ⌊|y|·scale⌋ and the sign; the scale is 2^(p−1). Scaling by a power of two is exact, so planes nest exactly.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "rounding towards zero is the purpose, and the range is limited first"
 )]
-fn known(y: f32, plane: i32) -> (u32, bool) {
-    let scaled = f64::from(y.abs()) / step(plane);
+fn known(y: f32, scale: f64) -> (u32, bool) {
+    let scaled = f64::from(y.abs()) * scale;
     (scaled.min(f64::from(LARGEST)) as u32, y < 0.0)
 }
 
