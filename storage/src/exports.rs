@@ -15,8 +15,10 @@ use crate::error::{ExportError, FileError, ReadError};
 use crate::failpoint;
 use crate::ids::{Generation, check_name};
 use crate::layout::CURRENT;
+use crate::manifest::Manifest;
 use crate::read::Reader;
 use crate::records::GenerationRecord;
+use crate::sealed;
 use crate::shared::Shared;
 use crate::staging::Unfinished;
 use crate::tensors::TensorFile;
@@ -45,7 +47,8 @@ pub(crate) fn hold(shared: &Shared) -> MutexGuard<'_, ()> {
 
 impl Reader {
     /// Writes the export of a generation, or finds it there, and lets `current` point to it unless
-    /// that points to a later one. `files` are written as they are; the tensor file becomes
+    /// that points to a later one, or members have left the slot since, which must not be served
+    /// again. `files` are written as they are; the tensor file becomes
     /// `tensor_name` without a copy. Gives the directory.
     ///
     /// 1. The files are written into a temporary directory, and all of it is made durable.
@@ -100,7 +103,8 @@ impl Reader {
             failpoint::hit("export.renamed");
         }
         // 3.
-        if current_export(slot)?.is_none_or(|current| current < generation.generation) {
+        let is_newest = current_export(slot)?.is_none_or(|current| current < generation.generation);
+        if is_newest && !self.has_other_members(generation)? {
             let temporary = layout.temporary("current");
             durable::symlink(&generation.generation.to_string(), &temporary)?;
             durable::rename(&temporary, &slot.join(CURRENT))?;
@@ -108,6 +112,30 @@ impl Reader {
             failpoint::hit("export.current_moved");
         }
         Ok(path)
+    }
+
+    /// Whether the slot has been emptied, or got another member list, since that generation. While
+    /// exports are held, so that whoever empties a slot takes the link away after this was asked.
+    fn has_other_members(&self, generation: &GenerationRecord) -> Result<bool, FileError> {
+        let layout = &self.shared.layout;
+        let (base_model, slot) = (&generation.base_model, generation.slot);
+        let listed = durable::list(&layout.slot_manifests(base_model, slot))?;
+        let newest = listed
+            .iter()
+            .filter_map(|entry| entry.name.strip_suffix(".json")?.parse::<Generation>().ok())
+            .max();
+        let Some(newest) = newest.filter(|newest| *newest > generation.generation) else {
+            return Ok(false);
+        };
+        let path = layout.manifest(base_model, slot, newest);
+        let Some(bytes) = durable::read_if_there(&path)? else {
+            return Ok(false);
+        };
+        // One that is damaged says nothing; the next start finds out.
+        Ok(sealed::unseal::<Manifest>(&bytes).is_ok_and(|manifest| {
+            let since = manifest.members_since.unwrap_or(Generation::FIRST);
+            manifest.tensor.is_none() || since > generation.generation
+        }))
     }
 
     fn write_export(

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{SLOT, World, at, base_name, current, emptying, placing, remove, task};
 use kmerge_storage::{
-    CommitDefect, CommitError, Generation, JobId, Rearrangement, SlotIndex, SlotOutcome, SlotStep,
+    CommitDefect, CommitError, Generation, GenerationRecord, JobId, Rearrangement, SlotIndex,
+    SlotOutcome, SlotStep,
 };
 
 const OTHER: SlotIndex = SlotIndex(1);
@@ -219,6 +220,9 @@ fn an_emptied_slot_serves_nothing_and_its_numbers_go_on() {
         assert!(catalog.task(&base_name(), &task("new")).is_none());
     };
     check(&mut world);
+    // Whoever is late with the old generation does not bring it back.
+    publish(&mut world);
+    assert!(!has_link());
     // A start takes away a link that came back, and lets the old generation stay for its grace.
     std::os::unix::fs::symlink("1", &link).unwrap();
     world.reopen();
@@ -239,6 +243,34 @@ fn an_emptied_slot_serves_nothing_and_its_numbers_go_on() {
     lose_catalog(&mut world);
     assert_eq!(number(&world, OTHER), 3);
     assert_eq!(members(&world, OTHER), named(&[("d", 1.0)]));
+}
+
+#[test]
+fn what_a_slot_held_before_its_members_left_is_not_served_again() {
+    let (mut world, job) = three();
+    let record = |world: &World| {
+        let catalog = world.catalog();
+        catalog.slot(&base_name(), SLOT).unwrap().current().clone()
+    };
+    let served = |world: &mut World, record: &GenerationRecord| {
+        let reader = &world.open().reader;
+        let export = reader
+            .publish_export(record, "peft", "tensors", &[])
+            .unwrap();
+        let link = std::fs::read_link(export.parent().unwrap().join("current"));
+        link.ok().map(|target| target.to_str().unwrap().to_owned())
+    };
+    let before = record(&world);
+    let steps = vec![place(&mut world, SLOT, &[("b", 1.0)])];
+    rearrange(&mut world, job, steps).unwrap();
+    let after = record(&world);
+    world.push("d", SLOT, b"bd");
+    let newest = record(&world);
+    // Late, but of the same list: better than none.
+    assert_eq!(served(&mut world, &before), None);
+    assert_eq!(served(&mut world, &after).as_deref(), Some("3"));
+    assert_eq!(served(&mut world, &before).as_deref(), Some("3"));
+    assert_eq!(served(&mut world, &newest).as_deref(), Some("4"));
 }
 
 #[test]
