@@ -205,6 +205,10 @@ pub(crate) struct Manifest {
     pub(crate) settings: Option<String>,
     /// The job as it was when it was done.
     pub(crate) job: JobRecord,
+    /// Whether nothing of the job is true but its number: the manifest was written again after the
+    /// job's own record had been dropped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) job_dropped: bool,
     /// What the values of each member are.
     pub(crate) member_fields: Vec<String>,
     /// All members, in order.
@@ -247,6 +251,7 @@ impl Manifest {
             members_since: Some(record.members_since),
             settings: None,
             job: job.clone(),
+            job_dropped: false,
             member_fields: MEMBER_FIELDS.map(str::to_owned).to_vec(),
             members: members
                 .take(count)
@@ -279,6 +284,7 @@ impl Manifest {
             members_since: None,
             settings: None,
             job: job.clone(),
+            job_dropped: false,
             member_fields: MEMBER_FIELDS.map(str::to_owned).to_vec(),
             members: Vec::new(),
         }

@@ -325,6 +325,28 @@ impl JobRecord {
             failure: None,
         }
     }
+
+    /// A place for the number of a job of which nothing else is known.
+    pub(crate) fn dropped(base_model: &BaseModelName, id: JobId, ended: UnixMillis) -> Self {
+        let kind = JobKind::Repack {
+            settings: String::new(),
+        };
+        Self {
+            id,
+            base_model: base_model.clone(),
+            task: kind.task(),
+            kind,
+            state: JobState::Done,
+            attempts: 1,
+            request_id: None,
+            upload: UploadFacts::none(),
+            created: ended,
+            started: None,
+            ended: Some(ended),
+            result: None,
+            failure: None,
+        }
+    }
 }
 
 /// One change of the catalog, as the event log keeps it.

@@ -9,7 +9,7 @@ use common::{
 };
 use kmerge_storage::{
     CommitDefect, CommitError, Enqueued, Generation, JobId, JobKind, JobState, MembersChange,
-    NewMember, NextGeneration, ReadError, Rearrangement, SlotOutcome, SlotStep,
+    NewMember, NextGeneration, Options, ReadError, Rearrangement, SlotOutcome, SlotStep, open,
 };
 
 fn ask(world: &mut World, kind: &JobKind, request: Option<&str>) -> Result<Enqueued, CommitError> {
@@ -244,4 +244,32 @@ fn a_catalog_that_has_lost_its_last_change_takes_the_settings_from_the_file() {
     // It was not acknowledged as far as the catalog knows, so it runs again.
     assert_eq!(world.catalog().jobs[&job].state, JobState::Queued);
     assert_eq!(world.reopen(), Default::default());
+}
+
+#[test]
+fn a_manifest_is_written_again_when_its_job_is_long_forgotten() {
+    let mut world = World::new();
+    world.push("a", SLOT, b"a");
+    let job = ask(&mut world, &repack("{}"), None).unwrap().job.id;
+    start(&mut world, job);
+    let steps = vec![next(&mut world, MembersChange::Keep)];
+    finish(&mut world, job, steps, None).unwrap();
+    world.abandon();
+    // Of all that has ended only the last job is kept.
+    let options = Options {
+        finished_jobs_kept: 1,
+        ..Options::default()
+    };
+    world.opened = Some(open(&world.path(), &options, at(60)).unwrap());
+    let waiting = world.enqueue("b", b"upload").job.id;
+    world.open().committer.cancel_job(waiting, at(61)).unwrap();
+    assert!(!world.catalog().jobs.contains_key(&job));
+    world.abandon();
+    remove(&world.path().join("manifests/tiny/0/2.json"));
+    assert_eq!(world.reopen().notes.len(), 1);
+    let before = world.catalog();
+    lose_catalog(&mut world);
+    assert_eq!(world.catalog().base_models, before.base_models);
+    assert!(!world.catalog().jobs.contains_key(&job));
+    assert!(world.catalog().last_job >= waiting);
 }

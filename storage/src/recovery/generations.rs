@@ -6,14 +6,15 @@ use super::Recovery;
 use super::survey::{SlotKey, read};
 use crate::catalog::Catalog;
 use crate::error::OpenError;
-use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex};
+use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMillis};
 use crate::manifest::{Manifest, MemberEntry};
 use crate::records::{GenerationRecord, JobRecord};
 use crate::sealed;
 
 /// A generation, or the emptying of a slot, that has a manifest, but no record.
 struct Candidate {
-    /// Without its member list, which only the newest of a slot needs: it is read again then.
+    /// Without its member list, unless it is the newest of its slot: no other will need it, or else
+    /// it is read again.
     manifest: Manifest,
     members: u32,
 }
@@ -78,8 +79,10 @@ impl Recovery<'_> {
                     ));
                     continue;
                 };
-                let entries = std::mem::take(&mut manifest.members);
-                let members = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+                let members = u32::try_from(manifest.members.len()).unwrap_or(u32::MAX);
+                if manifests.keys().next_back() != Some(&generation) {
+                    manifest.members = Vec::new();
+                }
                 let commit = candidates.entry(manifest.revision).or_default();
                 commit.push(Candidate { manifest, members });
             }
@@ -146,7 +149,10 @@ impl Recovery<'_> {
         is_newest: bool,
     ) -> Result<Option<GenerationRecord>, OpenError> {
         let key = candidate.slot_key();
-        let Candidate { manifest, members } = candidate;
+        let Candidate {
+            mut manifest,
+            members,
+        } = candidate;
         let (base_model, slot) = &key;
         let known = self.transaction.base_model_state(base_model);
         if let Some(settings) = &manifest.settings
@@ -159,12 +165,15 @@ impl Recovery<'_> {
         self.transaction.supersede(base_model, *slot, since)?;
         let Some(tensor) = &manifest.tensor else {
             self.transaction.empty_slot(manifest.emptied())?;
-            self.transaction.put_job(manifest.job)?;
+            self.put_job_of(manifest)?;
             return Ok(None);
         };
         self.transaction.open_again(base_model, *slot);
         if is_newest {
-            let entries = self.entries(&key, manifest.generation)?;
+            let mut entries = std::mem::take(&mut manifest.members);
+            if entries.is_empty() {
+                entries = self.entries(&key, manifest.generation)?;
+            }
             for entry in &entries {
                 // Its own manifest may have gone already, but that it is here says that it is done.
                 let known = self.transaction.catalog().task(base_model, &entry.task);
@@ -179,8 +188,18 @@ impl Recovery<'_> {
         }
         let record = manifest.record(tensor, members);
         self.transaction.put_generation(record.clone())?;
-        self.transaction.put_job(manifest.job)?;
+        self.put_job_of(manifest)?;
         Ok(Some(record))
+    }
+
+    /// Records the job of a manifest, unless nothing but its number was known any more.
+    fn put_job_of(&mut self, manifest: Manifest) -> Result<(), OpenError> {
+        if manifest.job_dropped {
+            self.transaction.skip_jobs_to(manifest.job.id);
+        } else {
+            self.transaction.put_job(manifest.job)?;
+        }
+        Ok(())
     }
 
     /// The member list in the manifest of a generation; none if there is no such manifest.
@@ -269,12 +288,16 @@ impl Recovery<'_> {
                 .slots
                 .get(&slot)
                 .is_some_and(|slot| slot.members_of(record).is_some());
-            let job = find_job(catalog, base_model, record.job).filter(|_| is_known);
-            let siblings = siblings(catalog, base_model, record.revision);
-            match job {
-                Some(job) => missing.push(Manifest::new(record, state, &job, siblings)),
-                None => lost.push((base_model.clone(), slot, record.generation)),
+            if !is_known {
+                lost.push((base_model.clone(), slot, record.generation));
+                continue;
             }
+            let (job, job_dropped) = find_job(catalog, base_model, record.job, record.committed);
+            let siblings = siblings(catalog, base_model, record.revision);
+            missing.push(Manifest {
+                job_dropped,
+                ..Manifest::new(record, state, &job, siblings)
+            });
         }
         for record in catalog.emptied_slots() {
             let (base_model, slot) = (&record.base_model, record.slot);
@@ -283,10 +306,11 @@ impl Recovery<'_> {
             }
             let state = self.transaction.base_model_state(base_model);
             let siblings = siblings(catalog, base_model, record.revision);
-            match find_job(catalog, base_model, record.job) {
-                Some(job) => missing.push(Manifest::of_emptied(record, state, &job, siblings)),
-                None => lost.push((base_model.clone(), slot, record.generation)),
-            }
+            let (job, job_dropped) = find_job(catalog, base_model, record.job, record.committed);
+            missing.push(Manifest {
+                job_dropped,
+                ..Manifest::of_emptied(record, state, &job, siblings)
+            });
         }
         let layout = &self.shared.layout;
         for (base_model, slot, generation) in lost {
@@ -315,15 +339,22 @@ impl Recovery<'_> {
     }
 }
 
-/// The job of a generation, or what is left to say of it.
-fn find_job(catalog: &Catalog, base_model: &BaseModelName, id: JobId) -> Option<JobRecord> {
+/// The job of a generation, or what is left to say of it; and whether that is its number only.
+fn find_job(
+    catalog: &Catalog,
+    base_model: &BaseModelName,
+    id: JobId,
+    committed: UnixMillis,
+) -> (JobRecord, bool) {
     if let Some(job) = catalog.jobs.get(&id) {
-        return Some(JobRecord::clone(job));
+        return (JobRecord::clone(job), false);
     }
-    let mut tasks = catalog.base_model(base_model)?.tasks.values();
-    tasks
-        .find(|task| task.job == id)
-        .map(|task| JobRecord::of_task(task))
+    let state = catalog.base_model(base_model);
+    let mut tasks = state.into_iter().flat_map(|state| state.tasks.values());
+    match tasks.find(|task| task.job == id) {
+        Some(task) => (JobRecord::of_task(task), false),
+        None => (JobRecord::dropped(base_model, id, committed), true),
+    }
 }
 
 /// All live generations and emptied slots of the same commit.

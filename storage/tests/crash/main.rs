@@ -13,6 +13,7 @@ mod common;
 mod oracle;
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 use kmerge_storage::failpoint;
@@ -23,6 +24,11 @@ const KILLED: i32 = 9;
 /// Lets a child work on a fresh directory under `plan`, checks what it leaves, and says how it
 /// ended.
 fn run(plan: &str) -> ExitStatus {
+    run_and(plan, oracle::check)
+}
+
+/// As [`run`], with another check.
+fn run_and(plan: &str, check: fn(&Path, &Path, &str)) -> ExitStatus {
     let root = common::scratch();
     let state = root.path().join("state");
     let journal = root.path().join("journal");
@@ -35,15 +41,15 @@ fn run(plan: &str) -> ExitStatus {
         .stderr(Stdio::null())
         .status()
         .unwrap();
-    oracle::check(&state, &journal, plan);
+    check(&state, &journal, plan);
     status
 }
 
 /// Ends children at the first, the second … hit of a point, until one lives to its end.
-fn kill_at_each_hit(name: &str) -> u32 {
+fn kill_at_each_hit(name: &str, check: fn(&Path, &Path, &str)) -> u32 {
     let mut kills = 0;
     for at in 1.. {
-        let status = run(&format!("{name}=kill@{at}"));
+        let status = run_and(&format!("{name}=kill@{at}"), check);
         if status.signal() != Some(KILLED) {
             assert!(status.success(), "{name}@{at}: {status}");
             break;
@@ -58,9 +64,18 @@ fn kill_at_each_hit(name: &str) -> u32 {
 fn nothing_is_lost_when_the_process_is_killed_at_any_point() {
     let kills: u32 = failpoint::NAMES
         .iter()
-        .map(|name| kill_at_each_hit(name))
+        .map(|name| kill_at_each_hit(name, oracle::check))
         .sum();
     assert!(kills >= 300, "{kills}");
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_kill_that_takes_the_catalog_along() {
+    let points = ["commit.", "enqueue.", "collect."];
+    let is_one = |name: &&&str| points.iter().any(|point| name.starts_with(point));
+    for name in failpoint::NAMES.iter().filter(is_one) {
+        kill_at_each_hit(name, oracle::check_without_catalog);
+    }
 }
 
 #[test]

@@ -120,6 +120,39 @@ pub(crate) fn check(state: &Path, journal: &Path, plan: &str) {
     files_alone_say_the_same(again, state, &context);
 }
 
+/// Opens the state as a start would that finds no catalog, and checks what files alone promise.
+pub(crate) fn check_without_catalog(state: &Path, journal: &Path, plan: &str) {
+    let journal = read_journal(journal);
+    let context = format!("without a catalog, {plan}\n{}", journal.lines.join("\n"));
+    if !journal.registered {
+        return;
+    }
+    remove(&state.join("catalog"));
+    let opened = open_patiently(state, at(1000));
+    assert!(opened.report.catalog_rebuilt, "{context}");
+    let catalog = opened.committer.catalog();
+    settings_are_the_last(&catalog, &journal, &context);
+    for &(slot, generation) in &journal.committed {
+        assert!(number(&catalog, slot) >= Some(generation), "{context}");
+    }
+    for (name, id) in &journal.queued {
+        let is_there = catalog.task(&base_name(), &task(name)).is_some();
+        let waits = catalog.unfinished_jobs().any(|job| job.id == *id);
+        let has_gone = journal.forgetting.contains(name) || journal.ending.contains(id);
+        assert!(is_there || waits || has_gone, "{name} is lost: {context}");
+        assert!(
+            !is_there || !journal.forgot.contains(name),
+            "{name} is back: {context}"
+        );
+    }
+    everything_is_whole(&opened, &catalog, state, &context);
+    disk_is_at_its_baseline(&catalog, state, &context);
+    drop(opened);
+    let again = open_patiently(state, at(2000));
+    assert_eq!(again.report, Default::default(), "{context}");
+    assert_eq!(again.committer.catalog(), catalog, "{context}");
+}
+
 /// What is in slots, and what is not any more, is the same when the catalog is lost.
 fn files_alone_say_the_same(opened: Opened, state: &Path, context: &str) {
     let before = opened.committer.catalog();
@@ -134,18 +167,7 @@ fn files_alone_say_the_same(opened: Opened, state: &Path, context: &str) {
 /// (a) What was acknowledged is listed and readable, unless it was just being taken away.
 fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, context: &str) {
     if journal.registered {
-        let found = &catalog.base_model(&base_name()).unwrap().record;
-        let mut settings = vec![base_model().settings];
-        settings.extend(journal.setting.clone());
-        // What was acknowledged last, or what was being set after it.
-        settings.drain(..journal.set.len());
-        assert!(settings.contains(&found.settings), "{context}");
-        let settings = found.settings.clone();
-        let expected = BaseModelRecord {
-            settings,
-            ..base_model()
-        };
-        assert_eq!(**found, expected, "{context}");
+        settings_are_the_last(catalog, journal, context);
     }
     for &(slot, generation) in &journal.committed {
         let found = number(catalog, slot).unwrap();
@@ -193,6 +215,27 @@ fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, 
             is_done || (job.state == JobState::Queued && !is_set),
             "{context}"
         );
+    }
+}
+
+/// The base model has the settings that were acknowledged last, or what was being set after them.
+fn settings_are_the_last(catalog: &Catalog, journal: &Journal, context: &str) {
+    let found = &catalog.base_model(&base_name()).unwrap().record;
+    let mut settings = vec![base_model().settings];
+    settings.extend(journal.setting.clone());
+    settings.drain(..journal.set.len());
+    assert!(settings.contains(&found.settings), "{context}");
+    let settings = found.settings.clone();
+    let expected = BaseModelRecord {
+        settings,
+        ..base_model()
+    };
+    assert_eq!(**found, expected, "{context}");
+    // The first change came together with slots: both are there or neither.
+    if let Some(id) = journal.to_repack.keys().next() {
+        let is_done = catalog.jobs[id].state == JobState::Done;
+        let is_set = found.settings != base_model().settings;
+        assert_eq!(is_done, is_set, "{context}");
     }
 }
 
