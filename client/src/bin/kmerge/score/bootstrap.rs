@@ -191,7 +191,9 @@ mod tests {
             original: &b,
         }; 2];
         assert_eq!(kept(&pairs, 3), kept(&pairs, 3));
-        assert_ne!(kept(&pairs, 3).accuracy.low, kept(&pairs, 4).accuracy.low);
+        // The ends are coarse with few examples: two seeds may agree, many do not.
+        let low = kept(&pairs, 3).accuracy.low;
+        assert!((4..20).any(|seed| kept(&pairs, seed).accuracy.low != low));
         assert!(kept(&[], 3).accuracy.value.is_nan());
     }
 
