@@ -35,7 +35,7 @@ const SHARES: [u64; MEMORY as usize + 1] = {
 /// ⌊`distance` / (seen + 2)⌋, exactly, for a distance of at most 2¹⁶.
 fn shared(distance: u32, seen: u8) -> u32 {
     let share = SHARES[usize::from(seen.min(MEMORY))];
-    u32::try_from(u64::from(distance) * share >> 32).unwrap_or(0)
+    u32::try_from((u64::from(distance) * share) >> 32).unwrap_or(0)
 }
 
 impl Default for Adaptive {
