@@ -1,4 +1,4 @@
-//! The file of a base model: all that was registered, and since when it has its settings.
+//! The file of a base model: all that was registered, and that it has other settings since.
 //!
 //! Written by the committer and by recovery, read by recovery. What holds: a file is whole, and its
 //! settings are never older than those of a commit that was acknowledged.
@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::BaseModelState;
 use crate::error::FileError;
-use crate::ids::Revision;
-use crate::records::BaseModelRecord;
+use crate::records::{BaseModelRecord, SettingsChange};
 use crate::sealed::{self, Document};
 use crate::shared::Shared;
 
@@ -17,9 +16,9 @@ use crate::shared::Shared;
 pub(crate) struct BaseModelFile {
     #[serde(flatten)]
     pub(crate) record: BaseModelRecord,
-    /// The revision that changed the settings last.
-    #[serde(default)]
-    pub(crate) settings_revision: Revision,
+    /// There if the settings are no longer those of the registration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settings_change: Option<SettingsChange>,
 }
 
 impl Document for BaseModelFile {
@@ -31,7 +30,7 @@ impl BaseModelFile {
     pub(crate) fn of(state: &BaseModelState) -> Self {
         Self {
             record: BaseModelRecord::clone(&state.record),
-            settings_revision: state.settings_revision,
+            settings_change: state.settings_change,
         }
     }
 

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, TaskName};
 use crate::records::{
     BaseModelRecord, EmptiedRecord, EventRecord, GenerationRecord, JobRecord, JobState,
-    MemberRecord, TaskRecord, UploadFacts,
+    MemberRecord, SettingsChange, TaskRecord, UploadFacts,
 };
 
 /// All that is committed, at one revision.
@@ -33,14 +34,24 @@ pub struct Catalog {
 pub struct BaseModelState {
     /// The base model itself.
     pub record: Arc<BaseModelRecord>,
-    /// The revision that changed its settings last; 0 if they are those of its registration.
-    pub settings_revision: Revision,
+    /// There if its settings are no longer those of its registration.
+    pub settings_change: Option<SettingsChange>,
     /// Its slots. Each has at least one generation.
     pub slots: BTreeMap<SlotIndex, Arc<SlotState>>,
     /// The slots that held something once and hold nothing now.
     pub emptied: BTreeMap<SlotIndex, Arc<EmptiedSlot>>,
     /// The tasks that its slots hold.
     pub tasks: BTreeMap<TaskName, Arc<TaskRecord>>,
+}
+
+impl BaseModelState {
+    /// The fingerprint that the base model was registered with, whatever its settings are now.
+    pub(crate) fn registered_as(&self) -> Digest {
+        match &self.settings_change {
+            Some(change) => change.registered_as,
+            None => self.record.fingerprint(),
+        }
+    }
 }
 
 /// A slot that was emptied. It serves nothing, and its number can be opened again.

@@ -28,7 +28,7 @@ use crate::compact::Compactor;
 use crate::counter::Counter;
 use crate::error::{CatalogError, CommitError, Existing};
 use crate::failpoint;
-use crate::ids::{BaseModelName, JobId, Revision, UnixMillis};
+use crate::ids::{BaseModelName, JobId, UnixMillis};
 use crate::records::{BaseModelRecord, Event, JobRecord, JobState};
 use crate::shared::Shared;
 use crate::transaction::{Retention, Transaction};
@@ -111,7 +111,10 @@ impl Committer {
     ) -> Result<Registered, CommitError> {
         self.check_writable()?;
         if let Some(known) = self.catalog.base_model(&record.name) {
-            if known.record.same_content(&record) {
+            // What was registered is known by it, whatever the settings are now.
+            let is_same =
+                known.record.same_content(&record) || known.registered_as() == record.fingerprint();
+            if is_same {
                 return Ok(Registered::Identical(Arc::clone(&known.record)));
             }
             let existing = Existing::BaseModel {
@@ -129,7 +132,7 @@ impl Committer {
         }
         let record = Arc::new(record);
         let mut transaction = self.begin(record.created);
-        transaction.put_base_model(&record, Revision::default())?;
+        transaction.put_base_model(&record, None)?;
         let event = Event::BaseModelRegistered {
             base_model: record.name.clone(),
         };
@@ -137,7 +140,7 @@ impl Committer {
         // 1.
         let file = BaseModelFile {
             record: BaseModelRecord::clone(&record),
-            settings_revision: Revision::default(),
+            settings_change: None,
         };
         file.write(&self.shared)?;
         failpoint::hit("base_model.file_durable");

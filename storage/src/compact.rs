@@ -167,7 +167,7 @@ fn whole(catalog: &Catalog) -> Batch {
     for (name, base_model) in &catalog.base_models {
         put(&Stored::BaseModel(BaseModelHead::new(
             &base_model.record,
-            base_model.settings_revision,
+            base_model.settings_change,
         )));
         config_pieces(&base_model.record).for_each(|piece| put(&piece));
         for slot in base_model.emptied.values() {

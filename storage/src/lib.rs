@@ -72,7 +72,7 @@ pub use open::{Opened, Options, RecoveryReport, open};
 pub use read::{Reader, StagedFiles};
 pub use records::{
     BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobKind,
-    JobRecord, JobState, MemberRecord, TaskRecord, UploadFacts,
+    JobRecord, JobState, MemberRecord, SettingsChange, TaskRecord, UploadFacts,
 };
 pub use tensors::{StoredTensor, TensorFile, TensorWriter};
 pub use usage::DiskUsage;

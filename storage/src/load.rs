@@ -158,12 +158,12 @@ fn base_models(parts: &mut Parts) -> Result<BTreeMap<BaseModelName, BaseModelSta
             created: head.created,
         };
         // Finds a piece that is missing or out of place.
-        if !record.has_fingerprint(head.fingerprint) {
+        if record.fingerprint() != head.fingerprint {
             return Err("a base model's config is not the one registered");
         }
         let state = BaseModelState {
             record: Arc::new(record),
-            settings_revision: head.settings_revision,
+            settings_change: head.settings_change,
             slots: BTreeMap::new(),
             emptied: BTreeMap::new(),
             tasks: BTreeMap::new(),

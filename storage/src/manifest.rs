@@ -236,7 +236,7 @@ impl Manifest {
             .flat_map(|slot| &slot.members);
         Self {
             base_model: record.base_model.clone(),
-            base_model_fingerprint: base_model.record.fingerprint(),
+            base_model_fingerprint: base_model.registered_as(),
             slot: record.slot,
             generation: record.generation,
             revision: record.revision,
@@ -272,7 +272,7 @@ impl Manifest {
     ) -> Self {
         Self {
             base_model: record.base_model.clone(),
-            base_model_fingerprint: base_model.record.fingerprint(),
+            base_model_fingerprint: base_model.registered_as(),
             slot: record.slot,
             generation: record.generation,
             revision: record.revision,

@@ -65,37 +65,33 @@ impl BaseModelRecord {
             && *served_as == other.served_as
     }
 
-    /// A digest of all that never changes, except the time.
+    /// A digest of all that it says except the time. What a base model was registered with stays
+    /// the name by which manifests know it.
     pub fn fingerprint(&self) -> Digest {
-        self.digest(&[])
-    }
-
-    /// Whether `fingerprint` was taken of this base model. The settings were part of it once, and
-    /// what was written then stays readable.
-    pub(crate) fn has_fingerprint(&self, fingerprint: Digest) -> bool {
-        fingerprint == self.fingerprint() || fingerprint == self.digest(&[&self.settings])
-    }
-
-    fn digest(&self, more: &[&str]) -> Digest {
         let mut hasher = crate::digest::Hasher::default();
         let Self {
             name,
             config,
-            settings: _,
+            settings,
             served_as,
             created: _,
         } = self;
-        let parts = [name.as_str(), config].into_iter();
-        for part in parts
-            .chain(more.iter().copied())
-            .chain([served_as.as_str()])
-        {
+        for part in [name.as_str(), config, settings, served_as] {
             // The length in front keeps the parts apart.
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
         hasher.finish()
     }
+}
+
+/// That a base model has other settings than it was registered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsChange {
+    /// The fingerprint that it was registered with.
+    pub registered_as: Digest,
+    /// The revision that changed the settings last.
+    pub revision: Revision,
 }
 
 /// A task's place in a slot.

@@ -12,7 +12,9 @@ use crate::envelope::{self, PAYLOAD_LIMIT};
 use crate::error::RecordTooLarge;
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMillis};
 use crate::manifest::MemberEntry;
-use crate::records::{BaseModelRecord, EmptiedRecord, EventRecord, GenerationRecord, JobRecord};
+use crate::records::{
+    BaseModelRecord, EmptiedRecord, EventRecord, GenerationRecord, JobRecord, SettingsChange,
+};
 use crate::sealed::{SCHEMA, SealError};
 
 /// The part of a base model that fits one record; its configuration follows in pieces.
@@ -23,20 +25,20 @@ pub(crate) struct BaseModelHead {
     pub(crate) served_as: String,
     pub(crate) created: UnixMillis,
     pub(crate) fingerprint: Digest,
-    #[serde(default)]
-    pub(crate) settings_revision: Revision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settings_change: Option<SettingsChange>,
 }
 
 impl BaseModelHead {
-    /// The head of a base model whose settings that revision changed last.
-    pub(crate) fn new(record: &BaseModelRecord, settings_revision: Revision) -> Self {
+    /// The head of a base model whose settings have changed, or have not.
+    pub(crate) fn new(record: &BaseModelRecord, settings_change: Option<SettingsChange>) -> Self {
         Self {
             name: record.name.clone(),
             settings: record.settings.clone(),
             served_as: record.served_as.clone(),
             created: record.created,
             fingerprint: record.fingerprint(),
-            settings_revision,
+            settings_change,
         }
     }
 }

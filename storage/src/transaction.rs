@@ -14,7 +14,7 @@ use crate::ids::{BaseModelName, JobId, Revision, SlotIndex, TaskName, UnixMillis
 use crate::manifest::MemberEntry;
 use crate::records::{
     BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobRecord, MemberRecord,
-    TaskRecord,
+    SettingsChange, TaskRecord,
 };
 use crate::stored::{BaseModelHead, Position, Stored, config_pieces, generation_key, key};
 
@@ -78,22 +78,22 @@ impl Transaction {
         Arc::make_mut(self.base_model(base_model).slots.entry(slot).or_default())
     }
 
-    /// Adds a base model without slots, whose settings that revision changed last.
+    /// Adds a base model without slots, whose settings have changed, or have not.
     pub(crate) fn put_base_model(
         &mut self,
         record: &Arc<BaseModelRecord>,
-        settings_revision: Revision,
+        settings_change: Option<SettingsChange>,
     ) -> Result<(), RecordTooLarge> {
         self.put(&Stored::BaseModel(BaseModelHead::new(
             record,
-            settings_revision,
+            settings_change,
         )))?;
         for piece in config_pieces(record) {
             self.put(&piece)?;
         }
         let state = BaseModelState {
             record: Arc::clone(record),
-            settings_revision,
+            settings_change,
             slots: Default::default(),
             emptied: Default::default(),
             tasks: Default::default(),
@@ -104,21 +104,25 @@ impl Transaction {
         Ok(())
     }
 
-    /// Gives a base model the settings of that revision.
+    /// Gives a base model the settings that `revision` brings.
     pub(crate) fn set_settings(
         &mut self,
         name: &BaseModelName,
         settings: String,
-        settings_revision: Revision,
+        revision: Revision,
     ) -> Result<(), RecordTooLarge> {
         let state = self.base_model(name);
         let record = BaseModelRecord {
             settings,
             ..BaseModelRecord::clone(&state.record)
         };
-        let head = BaseModelHead::new(&record, settings_revision);
+        let change = Some(SettingsChange {
+            registered_as: state.registered_as(),
+            revision,
+        });
+        let head = BaseModelHead::new(&record, change);
         state.record = Arc::new(record);
-        state.settings_revision = settings_revision;
+        state.settings_change = change;
         self.put(&Stored::BaseModel(head))
     }
 

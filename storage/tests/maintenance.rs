@@ -206,10 +206,9 @@ fn settings_change_together_with_the_slots() {
     assert_eq!(settings(&world), "{\"slots\":2}");
     // The same base model with other settings is what it was, with its slots.
     assert_eq!(current(&world.catalog(), SLOT), Some(Generation(2)));
-    let fingerprint = world.catalog().base_models[&base_name()]
-        .record
-        .fingerprint();
-    assert_eq!(fingerprint, base_model().fingerprint());
+    let change = world.catalog().base_models[&base_name()].settings_change;
+    let registered_as = change.map(|change| change.registered_as);
+    assert_eq!(registered_as, Some(base_model().fingerprint()));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn whole() -> Vec<Stored> {
             revision: Revision(9),
             last_job: JobId(1),
         }),
-        Stored::BaseModel(BaseModelHead::new(&base_model, Revision::default())),
+        Stored::BaseModel(BaseModelHead::new(&base_model, None)),
         Stored::Generation(generation(0, 1)),
         Stored::Member(name(), SlotIndex(0), 0, member("a")),
         Stored::Job(job),

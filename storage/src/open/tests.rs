@@ -69,7 +69,7 @@ fn write_files(directory: &Path, slots: u32, members: u64) {
     };
     let file = BaseModelFile {
         record: record.clone(),
-        settings_revision: Revision::default(),
+        settings_change: None,
     };
     put(&layout.base_model(&record.name), &sealed::seal(&file));
     for slot in 0..slots {
@@ -114,7 +114,7 @@ fn write_files(directory: &Path, slots: u32, members: u64) {
         let job = JobRecord::of_task(&TaskRecord::clone(&tasks[&last.task]));
         let state = BaseModelState {
             record: Arc::new(record.clone()),
-            settings_revision: Revision::default(),
+            settings_change: None,
             slots: BTreeMap::from([(index, Arc::new(state))]),
             emptied: BTreeMap::new(),
             tasks,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::Recovery;
 use crate::base_model_file::BaseModelFile;
+use crate::catalog::BaseModelState;
 use crate::error::OpenError;
+use crate::ids::Revision;
 
 impl Recovery<'_> {
     /// Registers base models that are on file only, and takes newer settings from there.
@@ -32,25 +34,27 @@ impl Recovery<'_> {
         for (name, file) in &self.survey.base_models {
             let BaseModelFile {
                 record,
-                settings_revision,
+                settings_change,
             } = file;
             let Some(known) = self.before.base_model(name) else {
                 let record = Arc::new(record.clone());
-                self.transaction
-                    .put_base_model(&record, *settings_revision)?;
+                self.transaction.put_base_model(&record, *settings_change)?;
                 self.unrecorded += 1;
                 continue;
             };
-            let is_it = record.fingerprint() == known.record.fingerprint();
-            if is_it && *settings_revision > known.settings_revision {
+            let Some(change) = settings_change else {
+                continue;
+            };
+            let is_it = change.registered_as == known.registered_as();
+            if is_it && is_later(change.revision, known) {
                 let settings = record.settings.clone();
                 self.transaction
-                    .set_settings(name, settings, *settings_revision)?;
+                    .set_settings(name, settings, change.revision)?;
                 self.note(format!(
                     "took the settings of {name} from its file, which is newer than the catalog"
                 ));
                 // Perhaps a part of a commit, which counts once.
-                self.settings_taken.insert(*settings_revision);
+                self.settings_taken.insert(change.revision);
                 self.unrecorded += 1;
             }
         }
@@ -74,4 +78,11 @@ impl Recovery<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether settings of that revision are later than those that the base model has.
+pub(super) fn is_later(revision: Revision, known: &BaseModelState) -> bool {
+    known
+        .settings_change
+        .is_none_or(|change| change.revision < revision)
 }

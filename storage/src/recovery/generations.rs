@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Recovery;
+use super::base_models::is_later;
 use super::survey::{SlotKey, read};
 use crate::catalog::Catalog;
 use crate::error::OpenError;
@@ -104,9 +105,7 @@ impl Recovery<'_> {
             manifest.base_model == *name
                 && manifest.slot == *slot
                 && manifest.generation == generation
-                && state
-                    .record
-                    .has_fingerprint(manifest.base_model_fingerprint)
+                && manifest.base_model_fingerprint == state.registered_as()
         }))
     }
 
@@ -156,7 +155,7 @@ impl Recovery<'_> {
         let (base_model, slot) = &key;
         let known = self.transaction.base_model_state(base_model);
         if let Some(settings) = &manifest.settings
-            && manifest.revision > known.settings_revision
+            && is_later(manifest.revision, known)
         {
             self.transaction
                 .set_settings(base_model, settings.clone(), manifest.revision)?;

@@ -88,7 +88,8 @@ impl Survey {
             };
             match read::<BaseModelFile>(&entry.path)? {
                 Some(file) if file.record.name == name => {
-                    self.newest_revision = self.newest_revision.max(file.settings_revision);
+                    let changed = file.settings_change.map(|change| change.revision);
+                    self.newest_revision = self.newest_revision.max(changed.unwrap_or_default());
                     self.base_models.insert(name, file);
                 }
                 _ => self.damaged_base_models.push(entry.path),

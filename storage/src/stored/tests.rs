@@ -7,7 +7,7 @@ use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMill
 use crate::manifest::MemberEntry;
 use crate::records::{
     BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobKind,
-    JobRecord, JobState, UploadFacts,
+    JobRecord, JobState, SettingsChange, UploadFacts,
 };
 use crate::sealed::SealError;
 
@@ -106,7 +106,13 @@ fn examples() -> Vec<Stored> {
             revision: Revision(7),
             last_job: JobId(8),
         }),
-        Stored::BaseModel(BaseModelHead::new(&base_model(), Revision(4))),
+        Stored::BaseModel(BaseModelHead::new(
+            &base_model(),
+            Some(SettingsChange {
+                registered_as: Digest::of(b"registered"),
+                revision: Revision(4),
+            }),
+        )),
         Stored::Generation(generation),
         Stored::Emptied(emptied),
         Stored::Member(name(), slot, 10, member),

@@ -119,10 +119,7 @@ impl Pair {
 #[test]
 fn what_is_changed_is_what_is_loaded() {
     let mut pair = Pair::default();
-    pair.change(None, |t| {
-        t.put_base_model(&base_model(), Revision::default())
-            .unwrap()
-    });
+    pair.change(None, |t| t.put_base_model(&base_model(), None).unwrap());
     pair.change(None, |t| {
         drop(t.put_job(job(1, JobState::Running, 0)).unwrap())
     });
