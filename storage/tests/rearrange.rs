@@ -402,3 +402,24 @@ fn half_a_rearrangement_is_none_whatever_else_is_lost() {
     );
     assert_eq!(world.reopen(), Default::default());
 }
+
+#[test]
+fn grace_counts_from_the_emptying_when_the_slot_is_used_again() {
+    let (mut world, job) = three();
+    let steps = vec![empty(&world, OTHER)];
+    rearrange(&mut world, job, steps).unwrap();
+    let emptied = world
+        .catalog()
+        .emptied(&base_name(), OTHER)
+        .unwrap()
+        .record
+        .committed;
+    world.push("d", OTHER, b"d");
+    let before = world.catalog();
+    let earlier = before
+        .generation(&base_name(), OTHER, Generation(1))
+        .unwrap();
+    assert_eq!(earlier.superseded, Some(emptied));
+    lose_catalog(&mut world);
+    assert_eq!(world.catalog().base_models, before.base_models);
+}
