@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{base, demo, jobs, pull, push, shell, slots, tasks, watch};
+#[cfg(feature = "score")]
+use crate::commands::{replay, score};
 use crate::output::{ColorWish, Format};
 
 /// Merges LoRA adapters into a few slots, and hands the right one to your runtime.
@@ -114,6 +116,12 @@ pub(crate) enum Command {
         after_help = "EXAMPLES:\n  kmerge doctor\n  kmerge --socket /run/kmerge/kmerged.sock doctor"
     )]
     Doctor,
+    /// Tell how well the served adapters do their tasks on the real model
+    #[cfg(feature = "score")]
+    Score(score::Score),
+    /// Compare operators and sizes by sending a folder of adapters to a daemon of its own
+    #[cfg(feature = "score")]
+    Replay(replay::Replay),
     /// Show the whole way with real adapters, on a daemon of its own
     Demo(demo::Demo),
     /// Write a completion script for a shell to stdout

@@ -5,10 +5,11 @@
 //! | [`cli`] | the arguments, their help, and which command they name |
 //! | [`commands`] | one file for each group of commands |
 //! | [`context`] | what every command needs: the socket, the output, the usual base model |
-//! | [`daemon`] | a private kmerged, started on a directory of its own |
+//! | [`daemon`] | a private kmerged, for the demo and for replays |
 //! | [`failure`] | what went wrong, its exit code, and how it is said |
 //! | [`output`] | tables, JSON, colours, progress |
 //! | [`policy`] | the options that say how adapters are merged |
+//! | `score` | how well tasks are done with adapters on a real model; the feature `score` |
 //! | [`values`] | arguments from text to value: names, sizes, words |
 //!
 //! Results go to stdout and everything else to stderr. A command returns a value; only [`main`]
@@ -22,6 +23,8 @@ mod failure;
 mod files;
 mod output;
 mod policy;
+#[cfg(feature = "score")]
+mod score;
 mod values;
 
 use std::process::ExitCode;

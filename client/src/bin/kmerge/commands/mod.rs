@@ -6,6 +6,10 @@ pub(crate) mod doctor;
 pub(crate) mod jobs;
 pub(crate) mod pull;
 pub(crate) mod push;
+#[cfg(feature = "score")]
+pub(crate) mod replay;
+#[cfg(feature = "score")]
+pub(crate) mod score;
 pub(crate) mod shell;
 pub(crate) mod slots;
 pub(crate) mod status;
@@ -18,9 +22,13 @@ use crate::failure::{Exit, Failure};
 
 /// Runs a command until it is done or interrupted from the keyboard.
 pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
-    // The demo stops its daemon before it goes, so it minds interrupts itself.
+    // What has a daemon of its own stops it before it goes, so it minds interrupts itself.
     if let Command::Demo(demo) = command {
         return demo.run(context).await;
+    }
+    #[cfg(feature = "score")]
+    if let Command::Replay(replay) = command {
+        return replay.run(context).await;
     }
     tokio::select! {
         result = dispatch(command, context) => result,
@@ -46,6 +54,10 @@ async fn dispatch(command: Command, context: &Context) -> Result<Exit, Failure> 
         Command::Pull(pull) => pull.run(context).await,
         Command::Status => status::run(context).await,
         Command::Doctor => doctor::run(context).await,
+        #[cfg(feature = "score")]
+        Command::Score(score) => score.run(context).await,
+        #[cfg(feature = "score")]
+        Command::Replay(replay) => replay.run(context).await,
         Command::Demo(demo) => demo.run(context).await,
         Command::Completions(completions) => completions.run(&context.output),
         Command::Man(man) => man.run(&context.output),

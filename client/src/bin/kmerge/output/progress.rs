@@ -1,4 +1,5 @@
-//! Progress on stderr, on a terminal only: bytes of an upload, stages of a job.
+//! Progress on stderr, on a terminal only: bytes of an upload, stages of a job, steps of a
+//! long computation.
 //!
 //! A bar that is dropped is wiped, so what follows starts on a clean line.
 
@@ -29,6 +30,13 @@ impl Bar {
     /// A bar for a job's percent.
     pub(crate) fn job(output: &Output) -> Self {
         Self::new(output, 100, "{spinner} {msg:32} {wide_bar} {pos:>3} %")
+    }
+
+    /// A bar for `total` steps of the same kind.
+    #[cfg(feature = "score")]
+    pub(crate) fn steps(output: &Output, total: usize) -> Self {
+        let total = u64::try_from(total).unwrap_or(u64::MAX);
+        Self::new(output, total, "{spinner} {msg:40} {wide_bar} {pos}/{len}")
     }
 
     fn new(output: &Output, length: u64, template: &str) -> Self {
@@ -65,6 +73,19 @@ impl Bar {
         self.0.enable_steady_tick(Duration::from_millis(120));
         self.0.set_position(job.percent.into());
         self.0.set_message(views::stage(job));
+    }
+
+    /// Says what the next step is.
+    #[cfg(feature = "score")]
+    pub(crate) fn at(&self, what: &str) {
+        self.0.enable_steady_tick(Duration::from_millis(120));
+        self.0.set_message(what.to_owned());
+    }
+
+    /// One step is done.
+    #[cfg(feature = "score")]
+    pub(crate) fn step(&self) {
+        self.0.inc(1);
     }
 
     /// Wipes the bar.

@@ -28,7 +28,7 @@ pub(crate) mod report;
 mod shape;
 mod tokenizer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::Device;
 
@@ -76,7 +76,7 @@ impl Scorer {
     }
 
     /// Reads a task's examples.
-    pub(crate) fn task(&self, name: &str, path: &PathBuf) -> Result<Task, Error> {
+    pub(crate) fn task(&self, name: &str, path: &Path) -> Result<Task, Error> {
         Task::read(name, path, self.examples, &self.tokenizer)
     }
 
