@@ -72,16 +72,15 @@ pub(crate) fn read(bytes: &[u8]) -> BTreeMap<String, Matrix> {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let tensors = file.tensors().into_iter().map(|(name, tensor)| {
         let data = tensor.data();
-        let values = match tensor.dtype() {
-            Dtype::F32 => data
-                .chunks_exact(4)
-                .map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().unwrap())))
-                .collect(),
-            Dtype::F16 => data
-                .chunks_exact(2)
+        let values = if tensor.dtype() == Dtype::F16 {
+            data.chunks_exact(2)
                 .map(|bytes| half::f16::from_le_bytes(bytes.try_into().unwrap()).to_f64())
-                .collect(),
-            other => panic!("{name} is {other:?}"),
+                .collect()
+        } else {
+            assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
+            data.chunks_exact(4)
+                .map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().unwrap())))
+                .collect()
         };
         let matrix = Matrix {
             rows: tensor.shape()[0],
