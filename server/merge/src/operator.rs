@@ -120,6 +120,6 @@ impl Factor<'_> {
     clippy::cast_possible_truncation,
     reason = "rounding to f32 is the purpose"
 )]
-fn narrow(value: f64) -> f32 {
+pub(crate) fn narrow(value: f64) -> f32 {
     value as f32
 }

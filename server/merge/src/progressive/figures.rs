@@ -6,7 +6,7 @@
 
 use super::segment::{Segment, Truth};
 use super::spectrum::Component;
-use super::vector::Vector;
+use super::vector::{Vector, root_of};
 
 /// Sums over modules, relative to the squared norm of the whole adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -175,10 +175,6 @@ impl Side {
         }
         self.with_served[index] = products;
     }
-}
-
-fn root_of(entries: usize) -> f64 {
-    f64::from(u32::try_from(entries).unwrap_or(u32::MAX)).sqrt()
 }
 
 /// An inner product, f32 inside blocks and f64 across them.

@@ -8,7 +8,7 @@ use super::encode::Outline;
 use super::place::PackedView;
 use super::segment::Served;
 use crate::gram::{self, reduce};
-use crate::operator::ReadScratch;
+use crate::operator::{ReadScratch, narrow};
 use crate::parallel::try_map;
 use crate::{AdapterView, MergeError, device, element};
 
@@ -150,12 +150,4 @@ impl Scratch {
             0.0
         })
     }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the purpose"
-)]
-fn narrow(value: f64) -> f32 {
-    value as f32
 }

@@ -10,6 +10,7 @@ use super::figures::Sums;
 use super::scale::LAST_RUNG;
 use super::segment::{CodedModule, segments};
 use super::table::Table;
+use crate::operator::narrow;
 
 /// What a member keeps of the update that arrived. Weight-space figures: they say nothing of how
 /// well a task is done.
@@ -361,14 +362,6 @@ impl Member {
 
 /// The largest step that the norm of a module can have; smaller modules count as zero.
 pub(super) const SMALLEST_NORM: i32 = 250;
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the purpose"
-)]
-fn narrow(value: f64) -> f32 {
-    value as f32
-}
 
 #[expect(clippy::cast_precision_loss, reason = "counts are small")]
 fn ratio(sum: usize, count: usize) -> f64 {

@@ -7,7 +7,7 @@ use super::segment::Served;
 use super::slot::PackedSlot;
 use crate::header::{NormalForm, ShapedModule};
 use crate::operator::exact::{self, ExactScratch};
-use crate::operator::{Side, Target};
+use crate::operator::{Side, Target, narrow};
 use crate::parallel::try_map;
 use crate::{
     AdapterLayout, Dtype, MergeError, ModuleLayout, TensorRange, TensorSink, TensorSource, element,
@@ -236,12 +236,4 @@ fn in_order(
 
 fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the purpose"
-)]
-fn narrow(value: f64) -> f32 {
-    value as f32
 }

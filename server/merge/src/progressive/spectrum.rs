@@ -6,7 +6,7 @@
 use faer::linalg::solvers::Qr;
 use faer::{Mat, MatRef};
 
-use crate::operator::ReadScratch;
+use crate::operator::{ReadScratch, narrow};
 use crate::{AdapterView, Dtype, MergeError, ModuleLayout, element};
 
 /// One direction of an update.
@@ -111,12 +111,4 @@ fn read(
         });
     }
     Ok(values.iter().map(|&value| f64::from(value)).collect())
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the purpose"
-)]
-fn narrow(value: f64) -> f32 {
-    value as f32
 }

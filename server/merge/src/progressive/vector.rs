@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use super::coder::{Adaptive, Coder};
 use super::scale::{FIRST_PLANE, LAST_PLANE};
+use crate::operator::narrow;
 
 /// Larger values are escaped.
 const UNARY: usize = 14;
@@ -137,7 +138,7 @@ impl Vector {
 }
 
 /// √d as a number.
-fn root_of(entries: usize) -> f64 {
+pub(super) fn root_of(entries: usize) -> f64 {
     f64::from(u32::try_from(entries).unwrap_or(u32::MAX)).sqrt()
 }
 
@@ -189,14 +190,6 @@ fn magnitude_of<C: Coder>(magnitude: u32, coder: &mut C, larger: &mut [Adaptive;
     }
     let low = coder.coins(rest & ((1 << length) - 1), length);
     (found + (1 << length | low) - 1).min(LARGEST)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the purpose"
-)]
-fn narrow(value: f64) -> f32 {
-    value as f32
 }
 
 /// By plane and magnitude, the mean of a standard normal variable inside the interval. On a fixed
