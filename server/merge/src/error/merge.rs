@@ -52,7 +52,7 @@ pub enum MergeError {
     NotAnAverage,
     /// The file of a packed slot is not one that was written here.
     #[error(
-        "the slot's file is damaged: {what}; roll the slot back, or push the slot's adapters again"
+        "the slot's file is damaged: {what}; restore the state directory from a copy, or begin a new one and push the adapters again"
     )]
     DamagedSlot {
         /// What is wrong.
@@ -60,7 +60,7 @@ pub enum MergeError {
     },
     /// The members of a slot do not fit its bytes at their coarsest.
     #[error(
-        "slot {slot} would need {needed} bytes to keep even the roughest of its {members} members where {allowed} are allowed; raise its bytes (slot_bytes) or the number of slots, or forget tasks"
+        "slot {slot} would need {needed} bytes to keep even the roughest of its {members} members where {allowed} are allowed; register the base model under another name with more bytes (slot_bytes) or more slots"
     )]
     SlotFull {
         /// The slot.
@@ -74,7 +74,7 @@ pub enum MergeError {
     },
     /// A member would be kept less well than the policy allows.
     #[error(
-        "in slot {slot} the task \"{task}\" would keep a retention of {retention:.3} where the floor is {floor:.3}; to make room, raise slot_bytes from {allowed} to about {needed} bytes, raise the number of slots, forget a task, or lower the floor"
+        "in slot {slot} the task \"{task}\" would keep a retention of {retention:.3} where the floor is {floor:.3}; to make room, register the base model under another name with slot_bytes raised from {allowed} to about {needed}, with more slots, or with a lower floor"
     )]
     BelowFloor {
         /// The slot.
