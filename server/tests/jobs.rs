@@ -108,11 +108,15 @@ async fn arrivals_are_decided_in_the_order_of_their_ids() {
         let (_, adapter) = adapters.iter().find(|(task, _)| *task == job.task).unwrap();
         let files = replay.files(&job.task, adapter);
         let expected = replay.arrive(&files);
-        let decision = job.decision.clone().unwrap();
-        let found = v1::Decision {
-            members: Vec::new(),
-            ..decision
-        };
+        let mut found = job.decision.clone().unwrap();
+        found.members.clear();
+        // The kernels of a matrix product depend on where its bytes lie in memory, and so the last
+        // digit of a similarity does: what is decided from it is the same.
+        assert_eq!(found.similarities.len(), expected.similarities.len());
+        for (found, expected) in found.similarities.iter_mut().zip(&expected.similarities) {
+            assert!((found.similarity - expected.similarity).abs() <= 1e-6);
+            found.similarity = expected.similarity;
+        }
         assert_eq!(found, expected, "job {} of {}", job.id, job.task);
     }
     for slot in client.list_slots(None).await.unwrap() {
