@@ -17,7 +17,7 @@ use crate::records::{GenerationRecord, MemberRecord};
 use crate::sealed;
 use crate::shared::Shared;
 use crate::staging;
-use crate::tensors::{TensorFile, TensorWriter};
+use crate::tensors::{StoredTensor, TensorFile, TensorWriter};
 use crate::usage::{self, DiskUsage};
 
 /// Reads tensors and exports, and writes new ones.
@@ -127,6 +127,16 @@ impl Reader {
     /// If the state can only be read, or the disk refuses.
     pub fn new_tensor(&self) -> Result<TensorWriter, ReadError> {
         TensorWriter::new(&self.shared)
+    }
+
+    /// The tensors of a generation that is there, for a commit that lets its slot hold them again.
+    /// Reads all of them. While the value is held the file stays, whatever becomes of the
+    /// generation.
+    ///
+    /// # Errors
+    /// If they are not there, damaged, the state can only be read, or the disk refuses.
+    pub fn tensor_again(&self, generation: &GenerationRecord) -> Result<StoredTensor, ReadError> {
+        StoredTensor::existing(&self.shared, generation.digest, generation.bytes)
     }
 
     /// What lies on the disk, by purpose.

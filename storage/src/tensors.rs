@@ -263,6 +263,44 @@ impl Drop for Lease {
     }
 }
 
+impl StoredTensor {
+    /// Takes a lease on a file that is there already, for a commit that names the same bytes again.
+    /// All of it is read, so that no commit names what is damaged.
+    pub(crate) fn existing(
+        shared: &Arc<Shared>,
+        digest: Digest,
+        bytes: u64,
+    ) -> Result<Self, ReadError> {
+        check_health(shared)?;
+        let path = shared.layout.tensor(&digest);
+        let lease = {
+            let mut leases = shared.leases.lock();
+            if durable::length_if_there(&path)?.is_none() {
+                return Err(ReadError::TensorMissing { digest });
+            }
+            leases.take(digest);
+            Lease {
+                shared: Arc::clone(shared),
+                digest,
+            }
+        };
+        let file = TensorFile::open(&path)?;
+        let found = file.digest().map_err(|source| FileError {
+            verb: "read",
+            path,
+            source,
+        })?;
+        if file.len() != bytes || found != digest {
+            return Err(ReadError::TensorAltered { digest });
+        }
+        Ok(Self {
+            digest,
+            bytes,
+            _lease: lease,
+        })
+    }
+}
+
 /// The tensor files that a commit may still name, though no generation does yet.
 #[derive(Debug, Default)]
 pub(crate) struct Leases(Mutex<LeaseBook>);

@@ -423,3 +423,37 @@ fn grace_counts_from_the_emptying_when_the_slot_is_used_again() {
     lose_catalog(&mut world);
     assert_eq!(world.catalog().base_models, before.base_models);
 }
+
+#[test]
+fn a_slot_holds_the_tensors_of_an_earlier_generation_again() {
+    let (mut world, job) = three();
+    let first = world.catalog();
+    let first = first.generation(&base_name(), SLOT, Generation(1)).unwrap();
+    let again = |world: &mut World| world.open().reader.tensor_again(first);
+    let tensor = again(&mut world).unwrap();
+    // The lease holds the file while nobody else names it.
+    assert_eq!(world.collect(Duration::ZERO).removed.len(), 1);
+    let expected = current(&world.catalog(), SLOT);
+    let steps = vec![placing(SLOT, expected, tensor, &[("a", 1.0)])];
+    rearrange(&mut world, job, steps).unwrap();
+    let check = |world: &mut World| {
+        assert_eq!(members(world, SLOT), named(&[("a", 1.0)]));
+        assert_eq!(number(world, SLOT), 3);
+        assert!(world.catalog().task(&base_name(), &task("b")).is_none());
+        assert!(again(world).is_ok());
+    };
+    check(&mut world);
+    world.collect(Duration::ZERO);
+    check(&mut world);
+    lose_catalog(&mut world);
+    check(&mut world);
+
+    // What is no longer what was written is not named again; neither is what has gone.
+    let hex = first.digest.to_string();
+    let path = world.path().join("tensors").join(&hex[..2]).join(&hex);
+    remove(&path);
+    common::write_file(&path, b"b");
+    assert_eq!(again(&mut world).unwrap_err().reason(), "TENSOR_DAMAGED");
+    lose_tensors(&world, SLOT);
+    assert_eq!(again(&mut world).unwrap_err().reason(), "TENSOR_MISSING");
+}

@@ -9,7 +9,7 @@ pub mod calibration;
 #[cfg(test)]
 mod toy;
 
-use crate::AssignmentRule;
+use crate::{AssignmentRule, Policy};
 
 /// Whether another slot may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +43,23 @@ pub(crate) enum Choice {
     Nowhere,
 }
 
-/// Decides from the similarities to all slots, sorted by slot number, of `limit` slots at most.
-pub(crate) fn decide(
-    rule: AssignmentRule,
-    room: Room,
-    limit: u32,
-    similarities: &[(u32, f64)],
-) -> Decision {
-    let Some((nearest, highest)) = nearest(similarities) else {
+/// Decides from the similarities to all slots, sorted by slot number. Pinned slots take nobody.
+pub(crate) fn decide(policy: &Policy, room: Room, similarities: &[(u32, f64)]) -> Decision {
+    let (rule, limit) = (policy.assignment, policy.slots);
+    let taken = similarities.len();
+    let open: Vec<(u32, f64)> = similarities
+        .iter()
+        .copied()
+        .filter(|(slot, _)| !policy.pinned.contains(slot))
+        .collect();
+    let Some((nearest, highest)) = nearest(&open) else {
         return match room {
             Room::Free(slot) => Decision {
                 choice: Choice::Open(slot),
-                reason: format!("no slot was in use, so slot {slot} was opened"),
+                reason: match taken {
+                    0 => format!("no slot was in use, so slot {slot} was opened"),
+                    _ => format!("all {taken} slots in use were pinned, so slot {slot} was opened"),
+                },
             },
             Room::AllTaken | Room::NoBytes { .. } => Decision {
                 choice: Choice::Nowhere,
@@ -62,8 +67,7 @@ pub(crate) fn decide(
             },
         };
     };
-    let taken = similarities.len();
-    let most_similar = most_similar(nearest, highest, similarities);
+    let most_similar = most_similar(nearest, highest, &open);
     match (rule, room) {
         (AssignmentRule::KMerge | AssignmentRule::Roomiest, Room::Free(slot)) => Decision {
             choice: Choice::Open(slot),
@@ -125,7 +129,31 @@ mod tests {
     const PLUS: AssignmentRule = AssignmentRule::KMergePlusPlus { threshold: 0.3 };
 
     fn choice(rule: AssignmentRule, room: Room, similarities: &[(u32, f64)]) -> Choice {
-        decide(rule, room, 3, similarities).choice
+        decide(&policy(rule), room, similarities).choice
+    }
+
+    fn policy(assignment: AssignmentRule) -> Policy {
+        Policy {
+            slots: 3,
+            assignment,
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn nobody_goes_to_a_pinned_slot() {
+        let mut policy = policy(AssignmentRule::KMerge);
+        policy.pinned = [1].into();
+        let full = [(0, 0.1), (1, 0.4), (2, 0.2)];
+        let decision = decide(&policy, Room::AllTaken, &full);
+        assert_eq!(decision.choice, Choice::Merge(2));
+        assert!(!decision.reason.contains("0.4"), "{}", decision.reason);
+        let opened = decide(&policy, Room::Free(0), &full[1..2]);
+        assert_eq!(opened.choice, Choice::Open(0));
+        assert!(opened.reason.contains("pinned"), "{}", opened.reason);
+        policy.pinned = [0, 1, 2].into();
+        let nowhere = decide(&policy, Room::AllTaken, &full);
+        assert_eq!(nowhere.choice, Choice::Nowhere);
     }
 
     #[test]
@@ -172,7 +200,7 @@ mod tests {
             allowed: 200,
         };
         for rule in [AssignmentRule::KMerge, PLUS] {
-            let decision = decide(rule, room, 3, &[(0, 0.1), (1, 0.2)]);
+            let decision = decide(&policy(rule), room, &[(0, 0.1), (1, 0.2)]);
             assert_eq!(decision.choice, Choice::Merge(1));
             assert!(decision.reason.contains("300 bytes"), "{}", decision.reason);
             assert_eq!(choice(rule, room, &[]), Choice::Nowhere);
@@ -182,7 +210,7 @@ mod tests {
     #[test]
     fn the_reason_has_the_numbers() {
         let full = [(0, 0.1), (1, 0.4), (2, 0.2)];
-        let reason = decide(AssignmentRule::KMerge, Room::AllTaken, 3, &full).reason;
+        let reason = decide(&policy(AssignmentRule::KMerge), Room::AllTaken, &full).reason;
         assert_eq!(
             reason,
             "all 3 slots were in use; slot 1 is the most similar at 0.4000 (next: slot 2 at 0.2000)"

@@ -118,7 +118,7 @@ pub fn plan(
         similarities,
         measured,
     } = search(&slots, newcomer, progress)?;
-    let decision = decide(policy.assignment, room, policy.slots, &similarities);
+    let decision = decide(policy, room, &similarities);
     let (assignment, slot, view, form) = match decision.choice {
         Choice::Open(slot) => (Assignment::Opened, slot, None, alone),
         Choice::Merge(slot) => {
@@ -128,6 +128,10 @@ pub fn plan(
                 .expect("chosen among the slots");
             let form = normal_form(Some(view.adapter.layout), newcomer.layout, policy.dtype)?;
             (Assignment::Merged, slot, Some(view), form)
+        }
+        Choice::Nowhere if !slots.is_empty() => {
+            let slots = policy.slots;
+            return Err(MergeError::AllPinned { slots });
         }
         // Only a byte limit can leave an empty base model without room.
         Choice::Nowhere => {

@@ -4,6 +4,7 @@
 //! fields are ignored, absent ones have defaults) and strict about values: an unknown word or an
 //! impossible threshold is an error, never a silent default.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -34,6 +35,8 @@ pub struct Policy {
     /// For the progressive operator: a newcomer is refused if a member's retention would fall
     /// below this, in [0, 1); 0 means never.
     pub floor: f64,
+    /// Slots that stay as they are: no newcomer goes there.
+    pub pinned: BTreeSet<u32>,
 }
 
 impl Default for Policy {
@@ -49,6 +52,7 @@ impl Default for Policy {
             density: Self::DEFAULT_DENSITY,
             slot_bytes: None,
             floor: 0.0,
+            pinned: BTreeSet::new(),
         }
     }
 }
@@ -316,6 +320,8 @@ struct Written {
     slot_bytes: Option<u64>,
     #[serde(default)]
     floor: f64,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pinned: BTreeSet<u32>,
 }
 
 fn default_assignment() -> String {
@@ -353,6 +359,7 @@ impl TryFrom<Written> for Policy {
             density,
             slot_bytes,
             floor,
+            pinned,
         } = written;
         let mut assignment = assignment.parse()?;
         if let (AssignmentRule::KMergePlusPlus { threshold }, Some(given)) =
@@ -370,6 +377,7 @@ impl TryFrom<Written> for Policy {
             density,
             slot_bytes,
             floor,
+            pinned,
         };
         policy.check()?;
         Ok(policy)
@@ -388,6 +396,7 @@ impl From<Policy> for Written {
             density,
             slot_bytes,
             floor,
+            pinned,
         } = policy;
         Self {
             slots,
@@ -400,6 +409,7 @@ impl From<Policy> for Written {
             density,
             slot_bytes,
             floor,
+            pinned,
         }
     }
 }
@@ -407,6 +417,14 @@ impl From<Policy> for Written {
 impl Policy {
     /// The share of values that the released K-Merge scripts keep for TIES and DARE.
     pub const DEFAULT_DENSITY: f64 = 0.5;
+
+    /// The bytes that a slot may take which would have `own` of them by itself: as many as the
+    /// policy gives every slot, and never more than it gives all.
+    #[must_use]
+    pub fn slot_budget(&self, own: u64) -> u64 {
+        let wanted = self.slot_bytes.unwrap_or(own);
+        wanted.min(self.max_bytes.unwrap_or(u64::MAX))
+    }
 
     /// Checks what the types cannot say; reading from JSON does it by itself.
     ///

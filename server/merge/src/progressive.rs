@@ -36,6 +36,7 @@ mod figures;
 mod likeness;
 mod member;
 mod place;
+mod repack;
 mod scale;
 mod segment;
 mod serve;
@@ -46,4 +47,5 @@ mod vector;
 
 pub use member::{Fidelity, Member};
 pub use place::{Beside, MemberCost, Newcomer, PackedView, Placement, place};
+pub use repack::{Packing, Repacking, repack};
 pub use slot::PackedSlot;

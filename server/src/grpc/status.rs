@@ -390,6 +390,7 @@ fn read(error: &ReadError) -> Row {
     match error {
         ReadError::TensorMissing { .. }
         | ReadError::TensorLength { .. }
+        | ReadError::TensorAltered { .. }
         | ReadError::StagedMissing { .. }
         | ReadError::StagedDamaged { .. }
         | ReadError::ExportMissing { .. } => row(Code::DataLoss, error.reason(), Detail::None),

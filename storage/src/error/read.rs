@@ -23,6 +23,12 @@ pub enum ReadError {
         /// The length that it has.
         found: u64,
     },
+    /// The tensor file has other bytes than were written.
+    #[error("the bytes of tensor file {digest} are not those that were written; it is damaged")]
+    TensorAltered {
+        /// Its digest as it should be.
+        digest: Digest,
+    },
     /// The job has no staged files: it has ended, or never was.
     #[error("job {job} has no staged files")]
     StagedMissing {
@@ -61,7 +67,7 @@ impl ReadError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TensorMissing { .. } => "TENSOR_MISSING",
-            Self::TensorLength { .. } => "TENSOR_DAMAGED",
+            Self::TensorLength { .. } | Self::TensorAltered { .. } => "TENSOR_DAMAGED",
             Self::StagedMissing { .. } => "STAGED_MISSING",
             Self::StagedDamaged { .. } => "STAGED_DAMAGED",
             Self::ExportMissing { .. } => "EXPORT_MISSING",

@@ -7,7 +7,7 @@
 use super::best_pair::{Linkage, Move, Row, Table};
 use super::calibration::{Calibration, threshold};
 use super::{Choice, Room, decide};
-use crate::AssignmentRule;
+use crate::{AssignmentRule, Policy};
 
 const TASKS: usize = 5;
 const LANGUAGES: usize = 8;
@@ -112,7 +112,12 @@ fn first_come(
     } else {
         Room::AllTaken
     };
-    match decide(rule, room, u32::try_from(limit).unwrap(), similarities).choice {
+    let policy = Policy {
+        slots: u32::try_from(limit).unwrap(),
+        assignment: rule,
+        ..Policy::default()
+    };
+    match decide(&policy, room, similarities).choice {
         Choice::Merge(slot) => slots[usize::try_from(slot).unwrap()].push(newcomer),
         Choice::Open(_) | Choice::Nowhere => slots.push(vec![newcomer]),
     }

@@ -34,7 +34,7 @@ pub enum MergeError {
     },
     /// The byte limit leaves no room.
     #[error(
-        "the slots would take {needed} bytes where {allowed} are allowed; raise the byte limit, store slots in a narrower type, or forget tasks"
+        "the slots would take {needed} bytes where {allowed} are allowed; raise the byte limit, forget tasks, or begin another base model with slots in a narrower type"
     )]
     OverBudget {
         /// Bytes that all slots together would take.
@@ -60,7 +60,7 @@ pub enum MergeError {
     },
     /// The members of a slot do not fit its bytes at their coarsest.
     #[error(
-        "slot {slot} would need {needed} bytes to keep even the roughest of its {members} members where {allowed} are allowed; register the base model under another name with more bytes (slot_bytes) or more slots"
+        "slot {slot} would need {needed} bytes to keep even the roughest of its {members} members where {allowed} are allowed; forget tasks, or give the base model more bytes for each slot (slot_bytes) or more slots"
     )]
     SlotFull {
         /// The slot.
@@ -74,7 +74,7 @@ pub enum MergeError {
     },
     /// A member would be kept less well than the policy allows.
     #[error(
-        "in slot {slot} the task \"{task}\" would keep a retention of {retention:.3} where the floor is {floor:.3}; to make room, register the base model under another name with slot_bytes raised from {allowed} to about {needed}, with more slots, or with a lower floor"
+        "in slot {slot} the task \"{task}\" would keep a retention of {retention:.3} where the floor is {floor:.3}; to make room, forget tasks, raise slot_bytes from {allowed} to about {needed}, or give the base model more slots or a lower floor"
     )]
     BelowFloor {
         /// The slot.
@@ -89,6 +89,20 @@ pub enum MergeError {
         allowed: u64,
         /// Bytes at which every member stays at the floor.
         needed: u64,
+    },
+    /// A slot that must stay as it is.
+    #[error("slot {slot} is pinned and stays as it is; unpin it first")]
+    Pinned {
+        /// The slot.
+        slot: u32,
+    },
+    /// Every slot that could take a newcomer must stay as it is.
+    #[error(
+        "all slots in use are pinned and none of the {slots} is free; unpin one, or give the base model more slots"
+    )]
+    AllPinned {
+        /// How many slots the policy has.
+        slots: u32,
     },
     /// A slot number that the policy does not have.
     #[error(
@@ -167,6 +181,8 @@ impl MergeError {
             Self::DamagedSlot { .. } => "SLOT_DAMAGED",
             Self::SlotFull { .. } => "SLOT_FULL",
             Self::BelowFloor { .. } => "BELOW_FLOOR",
+            Self::Pinned { .. } => "SLOT_PINNED",
+            Self::AllPinned { .. } => "ALL_SLOTS_PINNED",
             Self::SlotOutOfRange { .. } => "SLOT_OUT_OF_RANGE",
             Self::DuplicateSlot { .. } => "DUPLICATE_SLOT",
             Self::StalePlan { .. } => "STALE_PLAN",

@@ -57,7 +57,8 @@ fn with_member(
                 let found = modules
                     .binary_search_by(|module| crate::compare_paths(&module.path, &entry.path));
                 if let Ok(module) = found {
-                    entry.expect_shape_of(&modules[module])?;
+                    let shape = &modules[module];
+                    entry.expect_shape(shape.out_features, shape.in_features)?;
                     sum += scratch.cosine(newcomer, outline, module, &decoded.served(place))?;
                     common += 1;
                 }

@@ -55,7 +55,7 @@ pub struct Beside {
 }
 
 impl Beside {
-    fn of(self, members: usize) -> u64 {
+    pub(super) fn of(self, members: usize) -> u64 {
         self.slot + self.member * u64::try_from(members).unwrap_or(u64::MAX / 2)
     }
 }
@@ -114,10 +114,7 @@ pub fn place(
 ) -> Result<Placement, MergeError> {
     let slots = sorted(policy, slots)?;
     let outline = Outline::of(newcomer.adapter)?;
-    let own_budget = policy
-        .slot_bytes
-        .unwrap_or_else(|| half_precision_bytes(newcomer.adapter))
-        .min(policy.max_bytes.unwrap_or(u64::MAX));
+    let own_budget = policy.slot_budget(half_precision_bytes(newcomer.adapter));
     let similarities = slots
         .iter()
         .map(|view| Ok((view.slot, likeness(view, newcomer.adapter, &outline)?)))
@@ -126,9 +123,14 @@ pub fn place(
 
     let candidates: Vec<Candidate<'_>> = slots
         .iter()
+        .filter(|view| !policy.pinned.contains(&view.slot))
         .map(|&view| Candidate::existing(policy, view))
         .chain(free_slot(policy, &slots, own_budget))
         .collect();
+    if candidates.is_empty() && !slots.is_empty() {
+        let slots = policy.slots;
+        return Err(MergeError::AllPinned { slots });
+    }
     let chosen = choose(policy, &slots, &candidates, &similarities, own_budget)?;
     let considered = match &chosen {
         Chosen::One(index, _) => std::slice::from_ref(&candidates[*index]),
@@ -349,11 +351,8 @@ fn room(policy: &Policy, slots: &[PackedView<'_>], budget: u64) -> Room {
     }
 }
 
-fn budget_of(policy: &Policy, view: PackedView<'_>) -> u64 {
-    policy
-        .slot_bytes
-        .unwrap_or(view.packed.budget)
-        .min(policy.max_bytes.unwrap_or(u64::MAX))
+pub(super) fn budget_of(policy: &Policy, view: PackedView<'_>) -> u64 {
+    policy.slot_budget(view.packed.budget)
 }
 
 fn choose(
@@ -370,7 +369,7 @@ fn choose(
     {
         return Ok(Chosen::Roomiest);
     }
-    let decision = decide(policy.assignment, room, policy.slots, similarities);
+    let decision = decide(policy, room, similarities);
     let (Choice::Open(slot) | Choice::Merge(slot)) = decision.choice else {
         return Err(MergeError::OverBudget {
             needed: own_budget,

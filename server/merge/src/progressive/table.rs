@@ -25,17 +25,29 @@ pub(super) struct Joined {
 }
 
 impl Entry {
+    pub(super) fn of(module: &ModuleLayout) -> Self {
+        Self {
+            path: module.path.clone(),
+            out_features: module.out_features,
+            in_features: module.in_features,
+        }
+    }
+
     /// Adapters of one base model agree on every module's shape.
-    pub(super) fn expect_shape_of(&self, module: &ModuleLayout) -> Result<(), MergeError> {
-        if (self.out_features, self.in_features) == (module.out_features, module.in_features) {
+    pub(super) fn expect_shape(
+        &self,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<(), MergeError> {
+        if (self.out_features, self.in_features) == (out_features, in_features) {
             return Ok(());
         }
         Err(MergeError::ShapeMismatch {
-            module: module.path.clone(),
+            module: self.path.clone(),
             slot_out: self.out_features,
             slot_in: self.in_features,
-            new_out: module.out_features,
-            new_in: module.in_features,
+            new_out: out_features,
+            new_in: in_features,
         })
     }
 }
@@ -56,28 +68,34 @@ impl Table {
             .map(|entry| (entry.out_features, entry.in_features))
     }
 
-    /// With the modules of `layout`, which is sorted as the table is.
+    /// The modules of an adapter, which are sorted as a table is.
+    pub(super) fn of(layout: &AdapterLayout) -> Self {
+        Self(layout.modules.iter().map(Entry::of).collect())
+    }
+
+    /// With the modules of `layout`.
     pub(super) fn join(&self, layout: &AdapterLayout) -> Result<Joined, MergeError> {
+        self.join_table(&Self::of(layout))
+    }
+
+    /// With the modules of another table.
+    pub(super) fn join_table(&self, newer: &Self) -> Result<Joined, MergeError> {
         let mut table = self.clone();
-        for module in &layout.modules {
+        for module in &newer.0 {
             match table.find(&module.path) {
-                Ok(place) => table.0[place].expect_shape_of(module)?,
-                Err(place) => table.0.insert(
-                    place,
-                    Entry {
-                        path: module.path.clone(),
-                        out_features: module.out_features,
-                        in_features: module.in_features,
-                    },
-                ),
+                Ok(place) => {
+                    table.0[place].expect_shape(module.out_features, module.in_features)?;
+                }
+                Err(place) => table.0.insert(place, module.clone()),
             }
         }
-        let places = |paths: &mut dyn Iterator<Item = &str>| -> Vec<usize> {
+        let places = |of: &Self| -> Vec<usize> {
+            let paths = of.0.iter().map(|entry| entry.path.as_str());
             paths.filter_map(|path| table.find(path).ok()).collect()
         };
         Ok(Joined {
-            old: places(&mut self.0.iter().map(|entry| entry.path.as_str())),
-            new: places(&mut layout.modules.iter().map(|module| module.path.as_str())),
+            old: places(self),
+            new: places(newer),
             table,
         })
     }

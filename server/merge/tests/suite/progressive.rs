@@ -8,6 +8,7 @@ mod hostile;
 mod order;
 mod promises;
 mod refusals;
+mod repacking;
 mod shapes;
 mod shelf;
 mod synthetic;
