@@ -164,10 +164,13 @@ fn is_foreign(variable: &OsString) -> bool {
         || OF_SERVICE_MANAGERS.iter().any(|name| variable == name)
 }
 
-/// Finds kmerged: the one that is named, else beside this program, else on PATH.
-pub(crate) fn find(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let how = "build it with `cargo build --release -p kmerge-server`, then \
-               `kmerge demo --kmerged target/release/kmerged`";
+/// Finds kmerged: the one that is named, else beside this program, else on PATH. `command` is what
+/// the user ran, as `kmerge demo`.
+pub(crate) fn find(named: Option<PathBuf>, command: &str) -> Result<PathBuf, Failure> {
+    let how = format!(
+        "build it with `cargo build --release -p kmerge-server`, then \
+         `{command} --kmerged target/release/kmerged`"
+    );
     if let Some(path) = named {
         return if path.is_file() {
             Ok(path)
@@ -216,8 +219,13 @@ mod tests {
 
     #[test]
     fn a_program_that_is_named_must_be_one() {
-        let failure = find(Some("/no/such/kmerged".into())).unwrap_err();
-        assert!(failure.hint.unwrap().contains("cargo build"));
+        let failure = find(Some("/no/such/kmerged".into()), "kmerge replay adapters").unwrap_err();
+        let hint = failure.hint.unwrap();
+        assert!(hint.contains("cargo build"), "{hint}");
+        assert!(
+            hint.contains("`kmerge replay adapters --kmerged "),
+            "{hint}"
+        );
     }
 
     #[test]

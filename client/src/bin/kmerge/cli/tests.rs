@@ -57,6 +57,18 @@ fn help_of_watch() {
 }
 
 #[test]
+#[cfg(feature = "score")]
+fn help_of_score() {
+    insta::assert_snapshot!(help(&["score"]));
+}
+
+#[test]
+#[cfg(feature = "score")]
+fn help_of_replay() {
+    insta::assert_snapshot!(help(&["replay"]));
+}
+
+#[test]
 fn help_of_demo() {
     insta::assert_snapshot!(help(&["demo"]));
 }

@@ -48,7 +48,7 @@ Works offline; the adapters are compiled in. Your own kmerged is not touched.";
 
 impl Demo {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
-        let kmerged = daemon::find(self.kmerged.clone())?;
+        let kmerged = daemon::find(self.kmerged.clone(), "kmerge demo")?;
         let room = tempfile::Builder::new()
             .prefix("kmerge-demo-")
             .tempdir()

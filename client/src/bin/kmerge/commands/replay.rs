@@ -9,10 +9,12 @@
 //!
 //! One daemon runs at a time. Whatever happens in 2, an interrupt included, 3 comes after it.
 
+pub(crate) mod membership;
 mod plan;
 mod run;
 pub(crate) mod summary;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -25,6 +27,9 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::table::{Column, Table};
 use crate::policy::Rules;
+use crate::score::adapter::Adapter;
+use crate::score::compare::Similarities;
+use crate::score::error::Error;
 use crate::score::{files, report};
 use crate::{daemon, values};
 use summary::Row;
@@ -94,48 +99,58 @@ stopped goes on. Your own kmerged is not touched.";
 
 impl Replay {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
-        let kmerged = daemon::find(self.kmerged.clone())?;
-        let runs = run::all(&self, &kmerged, context).await?;
+        let command = format!("kmerge replay {} …", self.folder.display());
+        let kmerged = daemon::find(self.kmerged.clone(), &command)?;
+        let tasks = run::tasks(&self)?;
+        // Before the long part, so that an adapter that cannot be read is named at once.
+        let alike = self.compare(&tasks, context)?;
+        let runs = run::all(&self, tasks, &kmerged, context).await?;
         let rows = Row::of(&runs);
         if let Some(path) = &self.options.html {
-            let folder = self.folder.display().to_string();
-            files::write(path, report::replays(&folder, &rows).as_bytes())?;
+            let replayed = report::Replayed {
+                folder: &self.folder.display().to_string(),
+                rows: &rows,
+                alike: alike.as_ref(),
+                memberships: &membership::of(&runs),
+            };
+            files::write(path, report::replays(&replayed).as_bytes())?;
         }
+        let alike = alike.map(|alike| json!({ "tasks": alike.tasks, "values": alike.values }));
         let document = json!({
             "folder": self.folder.display().to_string(),
             "seed": self.options.seed,
+            "similarities": alike,
             "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
             "runs": runs.iter().map(run::Run::json).collect::<Vec<_>>(),
         });
         context.output.document(&document, || {
-            let [
-                operator,
-                slots,
-                bytes,
-                stored,
-                share,
-                accuracy,
-                loss,
-                exact,
-                retention,
-            ] = Row::HEAD;
-            let mut table = Table::new(&[
-                Column::Left(operator),
-                Column::Right(slots),
-                Column::Right(bytes),
-                Column::Right(stored),
-                Column::Right(share),
-                Column::Left(accuracy),
-                Column::Left(loss),
-                Column::Left(exact),
-                Column::Right(retention),
-            ]);
+            let columns = Row::HEAD.map(|name| match name {
+                "K" | "SLOT" | "STORED" | "PER TASK" | "RETENTION" => Column::Right(name),
+                name => Column::Left(name),
+            });
+            let mut table = Table::new(&columns);
             for row in &rows {
                 table.row(row.cells());
             }
             table.render()
         })?;
         Ok(Exit::Done)
+    }
+
+    /// How alike the adapters are, where that is shown: on a page, or in JSON.
+    fn compare(
+        &self,
+        tasks: &[String],
+        context: &Context,
+    ) -> Result<Option<Similarities>, Failure> {
+        if self.options.html.is_none() && context.output.is_table() {
+            return Ok(None);
+        }
+        let mut adapters = BTreeMap::new();
+        for task in tasks {
+            adapters.insert(task.clone(), Adapter::read(&self.folder.join(task))?);
+        }
+        Ok(Some(Similarities::of(&adapters).map_err(Error::from)?))
     }
 
     /// The policy of one combination. What an operator has no use for is not sent.

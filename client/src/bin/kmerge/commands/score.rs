@@ -155,27 +155,35 @@ impl Work {
         model: &std::path::Path,
         output: &crate::output::Output,
     ) -> Result<Vec<Scored>, Failure> {
-        let bar = Bar::steps(output, self.tasks.len() * 3);
+        let bar = Bar::steps(output, 0);
         bar.at("reading the model");
         let mut scorer = options.scorer(model)?;
-        let mut scored = Vec::new();
+        let mut tasks = Vec::with_capacity(self.tasks.len());
+        let mut steps = 0;
         for (merged, path) in &self.tasks {
+            let task = scorer.task(&merged.task, path)?;
+            let original = self.originals.as_ref().map(|path| path.join(&merged.task));
+            let original = original.filter(|path| path.is_dir());
+            steps += task.examples.len() * if original.is_some() { 3 } else { 2 };
+            tasks.push((merged, task, original));
+        }
+        bar.of(steps);
+        let done = |examples| bar.steps_done(examples);
+        let mut scored = Vec::new();
+        for (merged, task, original) in &tasks {
             let name = &merged.task;
-            let task = scorer.task(name, path)?;
             bar.at(&format!("{name}, the model alone"));
-            let base = scorer.score(&task, None)?;
-            bar.step();
+            let base = scorer.score(task, None, &done)?;
             bar.at(&format!("{name}, as served"));
             let served = Adapter::read(&self.served.join(name))?;
-            let served = scorer.score(&task, Some(&served))?;
-            bar.step();
-            bar.at(&format!("{name}, the original"));
-            let original = self.originals.as_ref().map(|path| path.join(name));
-            let original = match original.filter(|path| path.is_dir()) {
-                Some(path) => Some(scorer.score(&task, Some(&Adapter::read(&path)?))?),
+            let served = scorer.score(task, Some(&served), &done)?;
+            let original = match original {
+                Some(path) => {
+                    bar.at(&format!("{name}, the original"));
+                    Some(scorer.score(task, Some(&Adapter::read(path)?), &done)?)
+                }
                 None => None,
             };
-            bar.step();
             scored.push(Scored {
                 task: name.clone(),
                 slot: merged.slot,

@@ -82,10 +82,16 @@ impl Bar {
         self.0.set_message(what.to_owned());
     }
 
-    /// One step is done.
+    /// Says how many steps there are, once that is known.
     #[cfg(feature = "score")]
-    pub(crate) fn step(&self) {
-        self.0.inc(1);
+    pub(crate) fn of(&self, total: usize) {
+        self.0.set_length(u64::try_from(total).unwrap_or(u64::MAX));
+    }
+
+    /// Some more steps are done.
+    #[cfg(feature = "score")]
+    pub(crate) fn steps_done(&self, count: usize) {
+        self.0.inc(u64::try_from(count).unwrap_or(0));
     }
 
     /// Wipes the bar.

@@ -31,6 +31,17 @@ pub(crate) struct Update {
 }
 
 impl Update {
+    /// An update by its factors, rank × in and out × rank.
+    #[cfg(test)]
+    pub(crate) fn new(a: Tensor, b: Tensor, scaling: f64) -> Self {
+        Self { a, b, scaling }
+    }
+
+    /// A and B.
+    pub(crate) fn factors(&self) -> (&Tensor, &Tensor) {
+        (&self.a, &self.b)
+    }
+
     /// scaling · B · A on a device: out × in.
     pub(crate) fn dense(&self, device: &Device) -> candle_core::Result<Tensor> {
         let product = self
@@ -87,6 +98,13 @@ impl Adapter {
         if updates.is_empty() {
             return Err(bad("it has no tensors".to_owned()));
         }
+        let digest = digest(&updates)?;
+        Ok(Self { updates, digest })
+    }
+
+    /// An adapter by its updates.
+    #[cfg(test)]
+    pub(crate) fn of(updates: BTreeMap<String, Update>) -> candle_core::Result<Self> {
         let digest = digest(&updates)?;
         Ok(Self { updates, digest })
     }

@@ -11,6 +11,9 @@ use super::model::{Asked, Model, judged};
 /// batch for every core and a batch's tensors stay near them.
 const BATCH_TOKENS: usize = 384;
 
+/// Is told how many more examples are through, from any thread.
+pub(crate) type Done<'a> = dyn Fn(usize) + Sync + 'a;
+
 /// What a model made of one example.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Outcome {
@@ -60,10 +63,18 @@ impl Figures {
 /// Runs a model on examples; one outcome each, in order.
 ///
 /// On the processor batches run side by side: a product uses all cores by itself, but what lies
-/// between two products does not.
-pub(crate) fn run(model: &Model, examples: &[Example]) -> Result<Vec<Outcome>, Error> {
+/// between two products does not. `done` is told how many more examples are through.
+pub(crate) fn run(
+    model: &Model,
+    examples: &[Example],
+    done: &Done<'_>,
+) -> Result<Vec<Outcome>, Error> {
     let batches = batches(examples, BATCH_TOKENS);
-    let one = |batch: &&[Example]| run_batch(model, batch);
+    let one = |batch: &&[Example]| {
+        let outcomes = run_batch(model, batch)?;
+        done(batch.len());
+        Ok(outcomes)
+    };
     let outcomes: Result<Vec<_>, Error> = match model.device() {
         Device::Cpu => batches.par_iter().map(one).collect(),
         Device::Cuda(_) | Device::Metal(_) => batches.iter().map(one).collect(),

@@ -8,6 +8,7 @@
 //! | [`adapter`] | a PEFT directory, to be added to a model's weights |
 //! | [`examples`], [`metrics`] | a task's examples, and what a model makes of them |
 //! | [`bootstrap`] | S and its interval |
+//! | [`compare`] | how alike adapters are |
 //! | [`cache`] | outcomes that are known already |
 //! | [`report`] | a page with pictures |
 //! | [`files`], [`error`] | the user's files, and what can go wrong |
@@ -17,6 +18,7 @@
 pub(crate) mod adapter;
 pub(crate) mod bootstrap;
 mod cache;
+pub(crate) mod compare;
 mod directory;
 pub(crate) mod error;
 pub(crate) mod examples;
@@ -36,7 +38,7 @@ use adapter::Adapter;
 use cache::{Cache, Key};
 use error::Error;
 use examples::Task;
-use metrics::Outcome;
+use metrics::{Done, Outcome};
 use model::Model;
 use tokenizer::Tokenizer;
 
@@ -80,11 +82,13 @@ impl Scorer {
         Task::read(name, path, self.examples, &self.tokenizer)
     }
 
-    /// What the model makes of a task, alone or with an adapter.
+    /// What the model makes of a task, alone or with an adapter. `done` hears of every example,
+    /// of those too that are known already.
     pub(crate) fn score(
         &mut self,
         task: &Task,
         adapter: Option<&Adapter>,
+        done: &Done<'_>,
     ) -> Result<Vec<Outcome>, Error> {
         let key = Key {
             model: &self.digest,
@@ -93,11 +97,12 @@ impl Scorer {
             examples: task.examples.len(),
         };
         if let Some(known) = self.cache.get(&key) {
+            done(task.examples.len());
             return Ok(known.clone());
         }
         let outcomes = match adapter {
-            Some(adapter) => metrics::run(&self.model.with(adapter)?, &task.examples)?,
-            None => metrics::run(&self.model, &task.examples)?,
+            Some(adapter) => metrics::run(&self.model.with(adapter)?, &task.examples, done)?,
+            None => metrics::run(&self.model, &task.examples, done)?,
         };
         self.cache.add(&key, &task.name, &outcomes)?;
         Ok(outcomes)

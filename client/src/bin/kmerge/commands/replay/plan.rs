@@ -1,6 +1,7 @@
 //! Which combinations are replayed, and in which orders adapters arrive. No files, no clock.
 
 use super::Replay;
+use crate::output::text;
 use crate::score::bootstrap::Generator;
 use crate::values::Operator;
 
@@ -11,6 +12,16 @@ pub(super) struct Combination {
     pub(super) slots: u32,
     /// For progressive only; none: the daemon's default.
     pub(super) slot_bytes: Option<u64>,
+}
+
+impl Combination {
+    /// What it is called: `progressive, K = 1, 2.0 MiB`.
+    pub(super) fn name(&self) -> String {
+        let operator = super::word(self.operator);
+        let size = self.slot_bytes.map(text::bytes);
+        let size = size.map_or_else(String::new, |size| format!(", {size}"));
+        format!("{operator}, K = {}{size}", self.slots)
+    }
 }
 
 /// An order of arrival.

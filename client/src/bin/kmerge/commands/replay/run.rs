@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use super::Replay;
+use super::membership::{Arrival, Arrivals};
 use super::plan::{Combination, Order, combinations, orders};
 use crate::commands::score::view::kept_json;
 use crate::commands::score::{aside, fetch, temporary};
@@ -30,10 +31,10 @@ const BASE: &str = "replay";
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) combination: Combination,
-    order: Order,
+    pub(super) order: Order,
     slots: Vec<v1::Slot>,
     /// Tasks that the daemon refused, as below its floor.
-    refused: Vec<String>,
+    pub(super) refused: Vec<String>,
     /// Mean over tasks, where the daemon tells.
     pub(super) retention: Option<f64>,
     /// Mean bytes of an adapter as it was sent.
@@ -48,6 +49,7 @@ struct Bench {
     scorer: Scorer,
     tasks: Vec<Task>,
     originals: BTreeMap<String, Vec<Outcome>>,
+    bar: Bar,
 }
 
 /// What a daemon served in the end.
@@ -59,12 +61,8 @@ struct Served {
     room: TempDir,
 }
 
-/// Runs everything that the arguments name.
-pub(super) async fn all(
-    replay: &Replay,
-    kmerged: &Path,
-    context: &Context,
-) -> Result<Vec<Run>, Failure> {
+/// The tasks that have an adapter in the folder, by name.
+pub(super) fn tasks(replay: &Replay) -> Result<Vec<String>, Failure> {
     let mut adapters = Vec::new();
     for path in files::list(&replay.folder)? {
         if path.join("adapter_config.json").is_file()
@@ -78,6 +76,16 @@ pub(super) async fn all(
         let hint = "each folder in it is a PEFT directory, named after its task";
         return Err(Failure::usage(message).hint(hint));
     }
+    Ok(adapters)
+}
+
+/// Runs everything that the arguments name, with the tasks of the folder.
+pub(super) async fn all(
+    replay: &Replay,
+    adapters: Vec<String>,
+    kmerged: &Path,
+    context: &Context,
+) -> Result<Vec<Run>, Failure> {
     let config = match &replay.config {
         Some(path) => path.clone(),
         None => replay.folder.join("../base/config.json"),
@@ -91,13 +99,18 @@ pub(super) async fn all(
     );
     let combinations = combinations(replay);
     let steps = combinations.len() * orders.len();
+    // The bar counts examples where there are some, else orders.
     let bar = Bar::steps(&context.output, steps);
     let bench = match (&replay.model, &replay.tasks) {
         (Some(model), Some(tasks)) if !replay.no_score => {
             bar.at("scoring the originals");
             let (model, tasks) = (model.clone(), tasks.clone());
             let (options, folder) = (replay.options.clone(), replay.folder.clone());
-            let open = move || Bench::open(options.scorer(&model)?, &tasks, &folder, &adapters);
+            let shown = bar.clone();
+            let open = move || {
+                let scorer = options.scorer(&model)?;
+                Bench::open(scorer, &tasks, &folder, &adapters, steps, shown)
+            };
             Some(Arc::new(Mutex::new(interruptible(aside(open)).await?)))
         }
         _ => None,
@@ -105,15 +118,13 @@ pub(super) async fn all(
     let mut runs = Vec::with_capacity(steps);
     for combination in combinations {
         for order in &orders {
-            let name = super::word(combination.operator);
-            bar.at(&format!(
-                "{name}, K = {}, {}",
-                combination.slots, order.name
-            ));
+            bar.at(&format!("{}, {}", combination.name(), order.name));
             let served = serve(replay, kmerged, &config, combination, order).await?;
             let run = Run::new(combination, order, served, bench.as_ref(), replay).await?;
             runs.push(run);
-            bar.step();
+            if bench.is_none() {
+                bar.steps_done(1);
+            }
         }
     }
     bar.finish();
@@ -204,21 +215,20 @@ async fn push(client: &Client, task: &str, path: PathBuf) -> Result<bool, Failur
 }
 
 impl Bench {
-    /// Reads the examples of all adapters that have some, and scores the originals.
+    /// Reads the examples of all adapters that have some, and scores the originals; `runs` are
+    /// to come after them.
     fn open(
-        mut scorer: Scorer,
+        scorer: Scorer,
         tasks: &Path,
         folder: &Path,
         adapters: &[String],
+        runs: usize,
+        bar: Bar,
     ) -> Result<Self, Failure> {
         let mut bench_tasks = Vec::new();
-        let mut originals = BTreeMap::new();
         for (name, path) in files_of(tasks)? {
             if adapters.contains(&name) {
-                let task = scorer.task(&name, &path)?;
-                let original = Adapter::read(&folder.join(&name))?;
-                originals.insert(name, scorer.score(&task, Some(&original))?);
-                bench_tasks.push(task);
+                bench_tasks.push(scorer.task(&name, &path)?);
             }
         }
         if bench_tasks.is_empty() {
@@ -226,22 +236,30 @@ impl Bench {
             let hint = "name the files after the adapters' folders: TASK.jsonl";
             return Err(Failure::usage(message).hint(hint));
         }
-        Ok(Self {
+        let examples: usize = bench_tasks.iter().map(|task| task.examples.len()).sum();
+        bar.of(examples * (runs + 1));
+        let mut bench = Self {
             scorer,
             tasks: bench_tasks,
-            originals,
-        })
+            originals: BTreeMap::new(),
+            bar,
+        };
+        bench.originals = bench.score(folder)?;
+        Ok(bench)
     }
 
-    /// Scores what was served for each task that was merged.
+    /// Scores the adapters in the folders of a directory that are named after tasks.
     fn score(&mut self, room: &Path) -> Result<BTreeMap<String, Vec<Outcome>>, Failure> {
         let mut outcomes = BTreeMap::new();
+        let done = |examples| self.bar.steps_done(examples);
         for task in &self.tasks {
             let path = room.join(&task.name);
             if path.is_dir() {
                 let adapter = Adapter::read(&path)?;
-                let outcome = self.scorer.score(task, Some(&adapter))?;
+                let outcome = self.scorer.score(task, Some(&adapter), &done)?;
                 outcomes.insert(task.name.clone(), outcome);
+            } else {
+                done(task.examples.len());
             }
         }
         Ok(outcomes)
@@ -316,6 +334,27 @@ impl Run {
             .sum::<usize>();
         let members = real(u64::try_from(members).unwrap_or(u64::MAX));
         self.stored() / members / self.adapter_bytes
+    }
+
+    /// Where each task went.
+    pub(super) fn arrivals(&self) -> Arrivals {
+        let slot_of = |task: &str| {
+            let has = |slot: &&v1::Slot| slot.members.iter().any(|member| member.task == task);
+            self.slots.iter().find(has).map(|slot| slot.slot)
+        };
+        let mut tasks: Vec<Arrival> = (1..)
+            .zip(&self.order.tasks)
+            .map(|(place, task)| Arrival {
+                task: task.clone(),
+                place,
+                slot: slot_of(task),
+            })
+            .collect();
+        tasks.sort_by(|a, b| a.task.cmp(&b.task));
+        Arrivals {
+            order: self.order.name.clone(),
+            tasks,
+        }
     }
 
     /// As a document.

@@ -1,5 +1,7 @@
 //! The runs of one combination as one row: means over orders, least and most.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value as Json, json};
 
 use super::run::Run;
@@ -56,11 +58,15 @@ pub(crate) struct Row {
     /// S for accuracy, loss and exact match.
     pub(crate) kept: Option<[Spread; 3]>,
     pub(crate) retention: Option<Spread>,
+    /// Orders of arrival.
+    pub(crate) orders: usize,
+    /// Tasks that were refused as below the floor, with the number of orders.
+    pub(crate) refused: BTreeMap<String, usize>,
 }
 
 impl Row {
     /// What the columns are called.
-    pub(crate) const HEAD: [&str; 9] = [
+    pub(crate) const HEAD: [&str; 10] = [
         "OPERATOR",
         "K",
         "SLOT",
@@ -70,6 +76,7 @@ impl Row {
         "S LOSS",
         "S EXACT",
         "RETENTION",
+        "REFUSED",
     ];
 
     /// A row for each combination, in the order of the runs.
@@ -99,11 +106,19 @@ impl Row {
                 _ => None,
             },
             retention: Spread::of(runs.iter().filter_map(|run| run.retention)),
+            orders: runs.len(),
+            refused: runs.iter().flat_map(|run| &run.refused).fold(
+                BTreeMap::new(),
+                |mut refused, task| {
+                    *refused.entry(task.clone()).or_default() += 1;
+                    refused
+                },
+            ),
         })
     }
 
     /// As it is shown, in the order of [`Row::HEAD`].
-    pub(crate) fn cells(&self) -> [String; 9] {
+    pub(crate) fn cells(&self) -> [String; 10] {
         let none = || "-".to_owned();
         let kept = |index: usize| {
             let spread = self.kept.as_ref().and_then(|kept| kept.get(index));
@@ -125,7 +140,22 @@ impl Row {
             kept(1),
             kept(2),
             self.retention.as_ref().map_or_else(none, Spread::text),
+            self.refused_text(),
         ]
+    }
+
+    /// `a, b` where there is one order; `a in 1 of 4, b in 3 of 4` where there are several.
+    fn refused_text(&self) -> String {
+        let named = self.refused.iter().map(|(task, count)| match self.orders {
+            1 => task.clone(),
+            orders => format!("{task} in {count} of {orders}"),
+        });
+        let named: Vec<String> = named.collect();
+        if named.is_empty() {
+            "-".to_owned()
+        } else {
+            named.join(", ")
+        }
     }
 
     /// As a document.
@@ -143,13 +173,44 @@ impl Row {
             "bytes_per_task": self.share,
             "kept": kept,
             "retention": self.retention.map(Spread::json),
+            "refused": self.refused,
         })
+    }
+}
+
+/// A row of figures for tests.
+#[cfg(test)]
+pub(crate) fn row(operator: &str) -> Row {
+    let spread = |mean, least, most| Spread { mean, least, most };
+    Row {
+        operator: operator.into(),
+        slots: 3,
+        slot_bytes: Some(1 << 20),
+        stored: spread(3e6, 3e6, 3e6),
+        share: 0.25,
+        kept: Some([spread(0.9, 0.8, 1.1); 3]),
+        retention: None,
+        orders: 4,
+        refused: BTreeMap::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_tasks_are_named() {
+        let mut row = row("exact");
+        assert_eq!(row.cells()[9], "-");
+        row.refused = BTreeMap::from([("b".into(), 1), ("a".into(), 3)]);
+        row.orders = 4;
+        assert_eq!(row.cells()[9], "a in 3 of 4, b in 1 of 4");
+        row.refused.remove("a");
+        row.orders = 1;
+        assert_eq!(row.cells()[9], "b");
+        assert_eq!(row.json()["refused"], json!({"b": 1}));
+    }
 
     #[test]
     fn a_spread_leaves_out_what_is_no_number() {

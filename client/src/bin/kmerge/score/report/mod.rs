@@ -1,14 +1,17 @@
 //! The pages that `score` and `replay` write: one file each, readable in light and dark.
 
+mod axes;
 mod charts;
+mod grid;
 mod page;
+mod replay;
 
 use kmerge_client::v1;
 
-use self::charts::{Bars, Point};
+use self::charts::Bars;
+pub(crate) use self::replay::{Replayed, replays};
 use super::bootstrap::{Kept, Ratio};
 use super::metrics::Figures;
-use crate::commands::replay::summary::Row;
 use crate::commands::score::Scored;
 use crate::output::text;
 
@@ -132,63 +135,7 @@ fn similarities(jobs: &[v1::Job]) -> String {
         })
         .collect();
     let heading = "Similarity of each newcomer to the slots that there were";
-    page::section(heading, &charts::heat(&rows, &columns, most))
-}
-
-/// The page of `replay`.
-pub(crate) fn replays(folder: &str, rows: &[Row]) -> String {
-    let mut operators: Vec<&str> = Vec::new();
-    for row in rows {
-        if !operators.contains(&row.operator.as_str()) {
-            operators.push(&row.operator);
-        }
-    }
-    let series = |name: &str| {
-        1 + operators
-            .iter()
-            .position(|known| *known == name)
-            .unwrap_or(0)
-    };
-    let legend = page::legend(operators.iter().map(|name| (series(name), *name)));
-    let mut body = String::new();
-    for (figure, heading) in ["S accuracy", "S loss", "S exact match"]
-        .into_iter()
-        .enumerate()
-    {
-        let points: Vec<Point> = rows
-            .iter()
-            .filter_map(|row| {
-                let spread = row.kept.as_ref()?[figure];
-                Some(Point {
-                    series: series(&row.operator),
-                    x: row.stored.mean,
-                    y: spread.mean,
-                    low: spread.least,
-                    high: spread.most,
-                    label: format!("{}, K = {}, {}", row.operator, row.slots, spread.text()),
-                })
-            })
-            .collect();
-        if !points.is_empty() {
-            let chart = charts::points(&points, "bytes of all slots together", size);
-            body += &page::section(heading, &format!("{legend}{chart}"));
-        }
-    }
-    let cells: Vec<Vec<String>> = rows.iter().map(|row| row.cells().into()).collect();
-    body += &page::section("All combinations", &page::table(&Row::HEAD, &cells));
-    let introduction =
-        format!("{folder}: means over orders of arrival; a line goes from the least to the most");
-    page::page("Operators and sizes compared", &introduction, &body)
-}
-
-/// A number of bytes on an axis.
-fn size(bytes: f64) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an axis shows whole bytes, and casts saturate"
-    )]
-    text::bytes(bytes as u64)
+    page::section(heading, &grid::heat(&rows, &columns, most))
 }
 
 #[cfg(test)]

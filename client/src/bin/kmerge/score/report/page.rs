@@ -11,12 +11,13 @@ const STYLE: &str = "\
 body{margin:2.5rem auto;max-width:60rem;padding:0 1.25rem;background:var(--paper);\
 color:var(--ink);font:15px/1.5 system-ui,sans-serif}\
 h1{font-size:1.5rem;margin:0 0 .25rem}h2{font-size:1.05rem;margin:2.25rem 0 .5rem}\
-p{color:var(--soft);margin:.25rem 0 1rem}svg{width:100%;height:auto;display:block}\
+h3{font-size:.9rem;font-weight:500;margin:1.25rem 0 .25rem}\
+p{color:var(--soft);margin:.25rem 0 1rem}svg{width:100%;height:auto;display:block;overflow:visible}\
 svg text{fill:var(--ink);font:11px system-ui,sans-serif}svg .soft{fill:var(--soft)}\
 svg .line{stroke:var(--line)}table{border-collapse:collapse;width:100%}\
 th,td{padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;\
 font-variant-numeric:tabular-nums}th{font-weight:500;color:var(--soft)}\
-.key{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin:0 .3rem 0 .9rem}";
+.key{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin:0 .3rem 0 .9rem}.key:first-child{margin-left:0}";
 
 /// Text as it may stand in HTML, in an attribute too.
 pub(super) fn escape(text: &str) -> String {
@@ -48,6 +49,16 @@ pub(super) fn page(title: &str, introduction: &str, body: &str) -> String {
 /// A part of the page under a heading of plain text; `content` is HTML.
 pub(super) fn section(heading: &str, content: &str) -> String {
     format!("<h2>{}</h2>\n{content}\n", escape(heading))
+}
+
+/// A paragraph of plain text.
+pub(super) fn paragraph(text: &str) -> String {
+    format!("<p>{}</p>\n", escape(text))
+}
+
+/// What a picture below shows, in plain words.
+pub(super) fn caption(names: &[String]) -> String {
+    format!("<h3>{}</h3>\n", escape(&names.join("; ")))
 }
 
 /// The colour of a series by number.

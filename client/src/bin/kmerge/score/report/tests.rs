@@ -1,8 +1,10 @@
 //! The pages as a whole: everything is on them, and nothing that is named becomes markup.
 
 use super::*;
-use crate::commands::replay::summary::Spread;
+use crate::commands::replay::membership::{Arrival, Arrivals, Membership};
+use crate::commands::replay::summary::row;
 use crate::score::bootstrap::{Pair, kept};
+use crate::score::compare::Similarities;
 use crate::score::metrics::Outcome;
 
 fn outcomes(right: u32) -> Vec<Outcome> {
@@ -65,25 +67,42 @@ fn a_page_of_scores() {
 
 #[test]
 fn a_page_of_replays() {
-    let spread = Spread {
-        mean: 0.9,
-        least: 0.8,
-        most: 1.1,
+    let arrival = |task: &str, place, slot| Arrival {
+        task: task.into(),
+        place,
+        slot,
     };
-    let row = |operator: &str| Row {
-        operator: operator.into(),
-        slots: 3,
-        slot_bytes: Some(1 << 20),
-        stored: Spread {
-            mean: 3e6,
-            least: 3e6,
-            most: 3e6,
-        },
-        share: 0.25,
-        kept: Some([spread; 3]),
-        retention: None,
+    let orders = vec![Arrivals {
+        order: "shuffle 1".into(),
+        tasks: vec![
+            arrival("a<b", 2, Some(1)),
+            arrival("c", 1, Some(0)),
+            arrival("d", 3, None),
+        ],
+    }];
+    let alike = Similarities {
+        tasks: ["a<b", "c", "d"].map(String::from).into(),
+        values: vec![
+            vec![1.0, 0.0312, 0.02],
+            vec![0.0312, 1.0, 0.0],
+            vec![0.02, 0.0, 1.0],
+        ],
     };
-    let page = replays("a<b", &[row("exact"), row("progressive"), row("exact")]);
+    let page = replays(&Replayed {
+        folder: "a<b",
+        rows: &[row("exact"), row("progressive"), row("exact")],
+        alike: Some(&alike),
+        memberships: &[Membership {
+            combinations: vec!["exact, K = 2".into(), "svd, K = 2".into()],
+            orders,
+        }],
+    });
     assert_eq!(page.matches("<circle").count(), 9);
-    assert!(page.contains("a&lt;b") && page.contains("0.900 (0.800…1.100)"));
+    assert!(!page.contains("a<b") && page.contains("0.900 (0.800…1.100)"));
+    // Every pair twice, none with itself; and three arrivals.
+    assert_eq!(page.matches("<rect").count(), 6 + 3);
+    assert_eq!(page.matches(">0.031<").count(), 2);
+    assert!(page.contains("exact, K = 2; svd, K = 2"));
+    assert!(page.contains("a&lt;b, arrival 2, went to slot 1"));
+    assert!(page.contains("d, arrival 3, was refused"));
 }
