@@ -4,10 +4,11 @@
 //! shapes are certain. Always: every dimension is at least 1 and small enough that no product of
 //! two overflows.
 
+mod elsewhere;
 mod families;
 mod read;
 
-use families::{Dimension, Family};
+use families::{Dimension, Family, Module};
 
 /// Shape of one linear layer's weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,21 +68,28 @@ impl BaseModel {
     /// the model has no such layer.
     #[must_use]
     pub fn module_shape(&self, path: &str) -> Option<ModuleShape> {
-        let (layer, name) = path.strip_prefix(self.family.prefix)?.split_once('.')?;
-        // Only the canonical spelling names a module: "01" or "+1" are other strings.
-        let number: u32 = layer.parse().ok()?;
-        if number >= self.layers || number.to_string() != layer {
-            return None;
-        }
+        let (_, module) = self.find(path, self.family.prefix)?;
+        Some(ModuleShape {
+            out_features: self.widths.of(module.out_features),
+            in_features: self.widths.of(module.in_features),
+        })
+    }
+
+    /// The layer and the module that a path of this prefix names.
+    fn find(&self, path: &str, prefix: &str) -> Option<(u32, &'static Module)> {
+        let (layer, name) = path.strip_prefix(prefix)?.split_once('.')?;
         let module = self
             .family
             .modules
             .iter()
             .find(|module| module.name == name)?;
-        Some(ModuleShape {
-            out_features: self.widths.of(module.out_features),
-            in_features: self.widths.of(module.in_features),
-        })
+        Some((self.layer(layer)?, module))
+    }
+
+    /// A layer's number. Only the canonical spelling is one: "01" or "+1" are other strings.
+    fn layer(&self, text: &str) -> Option<u32> {
+        let number: u32 = text.parse().ok()?;
+        (number < self.layers && number.to_string() == text).then_some(number)
     }
 }
 

@@ -47,6 +47,18 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// At most [`MAX_DIMENSIONS`] of them; more are left out.
+    pub(crate) fn new(given: &[usize]) -> Self {
+        let mut dimensions = [0; MAX_DIMENSIONS];
+        for (dimension, &given) in dimensions.iter_mut().zip(given) {
+            *dimension = given;
+        }
+        Self {
+            dimensions,
+            count: given.len().min(MAX_DIMENSIONS),
+        }
+    }
+
     pub(crate) fn as_slice(&self) -> &[usize] {
         &self.dimensions[..self.count]
     }

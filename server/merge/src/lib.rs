@@ -5,13 +5,15 @@
 //! [`rayon::ThreadPool::install`]. Deterministic: the same input gives the same bytes, whatever the
 //! number of threads. Working memory is a few modules, never a whole adapter.
 //!
-//! The way of a newcomer: [`decode()`] reads its configuration and header, [`check_values`] its
+//! The way of a newcomer: [`Format::decode`] reads its configuration and header, [`check_values`] its
 //! values, [`plan()`] decides its slot, [`execute()`] writes the slot's next generation,
-//! [`export_config`] makes that file a PEFT adapter.
+//! [`export_config`] makes that file a PEFT adapter; [`gguf`] and [`mlx`] write it for llama.cpp and
+//! mlx-lm.
 //!
 //! `DESIGN.md` in the crate has notation, formulas with their sources, and invariants.
 
 mod adapter;
+mod arrange;
 pub mod assign;
 mod base;
 mod device;
@@ -19,10 +21,13 @@ mod dtype;
 mod element;
 mod error;
 mod execute;
+mod format;
+pub mod gguf;
 mod gram;
 mod header;
 mod json;
 mod linalg;
+pub mod mlx;
 mod modules;
 mod operator;
 mod parallel;
@@ -34,10 +39,15 @@ mod similarity;
 mod source;
 
 pub use adapter::{AdapterLayout, AdapterView, ModuleLayout, TensorRange, compare_paths};
+pub use arrange::{Arranged, Arrangement};
 pub use base::{BaseModel, ModuleShape};
 pub use dtype::Dtype;
-pub use error::{AdapterError, AdapterErrorKind, BaseModelError, Evidence, MergeError};
+pub use error::{
+    AdapterError, AdapterErrorKind, BaseModelError, Evidence, FormatError, GgufError, MergeError,
+    MlxError,
+};
 pub use execute::{Outcome, execute};
+pub use format::Format;
 pub use peft::{
     Decoded, EXPORT_CONFIG, EXPORT_TENSORS, check_values, decode, decode_slot, export_config,
 };

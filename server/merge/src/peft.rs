@@ -14,8 +14,11 @@ mod refuse;
 mod slot;
 mod values;
 
+pub(crate) use config::{MAX_ALPHA, MIN_ALPHA, defect, rank};
+pub(crate) use decode::Pair;
 pub use decode::{Decoded, decode};
 pub use export::export_config;
+pub(crate) use names::Factor;
 pub use slot::decode_slot;
 pub use values::check_values;
 
@@ -25,4 +28,4 @@ pub const EXPORT_TENSORS: &str = "adapter_model.safetensors";
 pub const EXPORT_CONFIG: &str = "adapter_config.json";
 
 /// Largest rank merged.
-const MAX_RANK: usize = 1024;
+pub(crate) const MAX_RANK: usize = 1024;

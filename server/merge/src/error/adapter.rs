@@ -4,6 +4,8 @@ use std::{fmt, io};
 
 use thiserror::Error;
 
+use super::{GgufError, MlxError};
+
 /// What sort of answer a defect deserves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdapterErrorKind {
@@ -41,6 +43,12 @@ pub enum AdapterError {
     /// The source failed.
     #[error("reading the adapter's tensors failed")]
     Source(#[source] io::Error),
+    /// What only a GGUF file can have.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// What only an adapter of mlx-lm can have.
+    #[error(transparent)]
+    Mlx(#[from] MlxError),
 
     // The container.
     /// Another file format.

@@ -38,6 +38,8 @@ impl AdapterError {
         use AdapterErrorKind::{Io, Malformed, Unsupported, WrongBase};
         match self {
             Self::Source(_) => (Io, TENSORS, "TENSOR_SOURCE_FAILED"),
+            Self::Gguf(defect) => (defect.kind(), TENSORS, defect.reason()),
+            Self::Mlx(defect) => (defect.kind(), defect.field(), defect.reason()),
             Self::ForeignFile { .. } => (Malformed, TENSORS, "NOT_SAFETENSORS"),
             Self::FileTooShort { .. } => (Malformed, TENSORS, "FILE_TOO_SHORT"),
             Self::HeaderTooLarge { .. } => (Malformed, TENSORS, "HEADER_TOO_LARGE"),

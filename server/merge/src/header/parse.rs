@@ -89,14 +89,15 @@ impl<'de> Visitor<'de> for Top<'_> {
     }
 }
 
-/// `__metadata__`: text to text, each key once.
+/// `__metadata__`: text to text, each key once; or null, as mlx writes it where there is nothing to
+/// say.
 struct Metadata;
 
 impl<'de> DeserializeSeed<'de> for Metadata {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -105,6 +106,10 @@ impl<'de> Visitor<'de> for Metadata {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of strings")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {

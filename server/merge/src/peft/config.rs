@@ -12,9 +12,9 @@ use crate::{AdapterError, BaseModel};
 const MAX_TARGET_MODULES: usize = 512;
 /// Largest alpha. Real ones are below 1,000; this one at rank 1 still scales factors that are
 /// finite in f16 to factors that are finite in f32.
-const MAX_ALPHA: f64 = 1e6;
+pub(crate) const MAX_ALPHA: f64 = 1e6;
 /// Smallest alpha, below which a factor's scaling could vanish in f32.
-const MIN_ALPHA: f64 = 1e-6;
+pub(crate) const MIN_ALPHA: f64 = 1e-6;
 /// PEFT's own default for `r` and `lora_alpha`.
 const DEFAULT: u32 = 8;
 
@@ -82,7 +82,7 @@ impl LoraConfig {
     }
 }
 
-fn defect(defect: JsonDefect) -> AdapterError {
+pub(crate) fn defect(defect: JsonDefect) -> AdapterError {
     match defect {
         JsonDefect::TooLarge { bytes, limit } => AdapterError::ConfigTooLarge { bytes, limit },
         JsonDefect::Syntax { detail } => AdapterError::ConfigSyntax { detail },
@@ -136,7 +136,7 @@ fn remarks(config: &Map<String, Value>, base: &BaseModel, warnings: &mut Vec<Str
     }
 }
 
-fn rank(key: String, value: &Value) -> Result<usize, AdapterError> {
+pub(crate) fn rank(key: String, value: &Value) -> Result<usize, AdapterError> {
     let Some(number) = value.as_number() else {
         return Err(AdapterError::ConfigType {
             key,
@@ -190,7 +190,7 @@ fn pattern<T: Copy>(
         Some(Value::Object(entries)) => entries
             .iter()
             .map(|(key, value)| Ok((key.clone(), read(field, key, value)?)))
-            .collect::<Result<_, _>>()?,
+            .collect::<Result<_, AdapterError>>()?,
         Some(_) => {
             return Err(AdapterError::ConfigType {
                 key: field.into(),

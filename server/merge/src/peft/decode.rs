@@ -7,7 +7,8 @@ use super::config::LoraConfig;
 use super::names::{self, Factor};
 use crate::header::{self, TensorEntry};
 use crate::{
-    AdapterError, AdapterLayout, BaseModel, Evidence, ModuleLayout, TensorSource, compare_paths,
+    AdapterError, AdapterLayout, Arrangement, BaseModel, Evidence, ModuleLayout, TensorSource,
+    compare_paths,
 };
 
 /// An adapter that passed every check that needs no values.
@@ -17,6 +18,8 @@ pub struct Decoded {
     pub layout: AdapterLayout,
     /// What is odd but does no harm, in words for people.
     pub warnings: Vec<String>,
+    /// How the file is to be read so that its factors are in the layout's order.
+    pub arrangement: Arrangement,
 }
 
 /// Reads an adapter's `adapter_config.json` and the header of its `adapter_model.safetensors`.
@@ -46,29 +49,30 @@ pub fn decode(
     Ok(Decoded {
         layout: AdapterLayout { modules },
         warnings: config.warnings,
+        arrangement: Arrangement::default(),
     })
 }
 
 /// The factors found for one module.
 #[derive(Debug, Default)]
-pub(super) struct Pair<'a> {
-    pub(super) a: Option<&'a TensorEntry>,
-    pub(super) b: Option<&'a TensorEntry>,
+pub(crate) struct Pair<'a> {
+    pub(crate) a: Option<&'a TensorEntry>,
+    pub(crate) b: Option<&'a TensorEntry>,
 }
 
 /// Both factors, matrices that agree on their rank.
 #[derive(Debug)]
-pub(super) struct Complete<'a> {
-    pub(super) a: &'a TensorEntry,
-    pub(super) b: &'a TensorEntry,
-    pub(super) rank: usize,
-    pub(super) in_features: usize,
-    pub(super) out_features: usize,
+pub(crate) struct Complete<'a> {
+    pub(crate) a: &'a TensorEntry,
+    pub(crate) b: &'a TensorEntry,
+    pub(crate) rank: usize,
+    pub(crate) in_features: usize,
+    pub(crate) out_features: usize,
 }
 
 impl<'a> Pair<'a> {
     /// Files a tensor under its factor.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         module: &str,
         factor: Factor,
@@ -89,7 +93,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Checks that both are there and belong together.
-    pub(super) fn complete(&self, module: &str) -> Result<Complete<'a>, AdapterError> {
+    pub(crate) fn complete(&self, module: &str) -> Result<Complete<'a>, AdapterError> {
         let need = |tensor: Option<&'a TensorEntry>, factor: Factor| {
             tensor.ok_or_else(|| AdapterError::MissingFactor {
                 module: module.to_owned(),
@@ -121,6 +125,49 @@ impl<'a> Pair<'a> {
             rank,
             in_features,
             out_features,
+        })
+    }
+}
+
+impl Complete<'_> {
+    /// The module at `path`, checked to be one that the base model has.
+    pub(crate) fn module(
+        &self,
+        path: String,
+        scaling: f64,
+        base: &BaseModel,
+    ) -> Result<ModuleLayout, AdapterError> {
+        let &Self {
+            a,
+            b,
+            rank,
+            in_features,
+            out_features,
+        } = self;
+        let Some(shape) = base.module_shape(&path) else {
+            return Err(AdapterError::ModuleNotInBase {
+                module: path,
+                architecture: base.architecture().to_owned(),
+                layers: base.layers(),
+            });
+        };
+        if (shape.out_features, shape.in_features) != (out_features, in_features) {
+            return Err(AdapterError::ModuleShape {
+                module: path,
+                out_features,
+                in_features,
+                base_out: shape.out_features,
+                base_in: shape.in_features,
+            });
+        }
+        Ok(ModuleLayout {
+            path,
+            in_features,
+            out_features,
+            rank,
+            scaling,
+            a: a.range,
+            b: b.range,
         })
     }
 }
@@ -168,45 +215,16 @@ fn module(
     config: &LoraConfig,
     base: &BaseModel,
 ) -> Result<ModuleLayout, AdapterError> {
-    let &Complete {
-        a,
-        b,
-        rank,
-        in_features,
-        out_features,
-    } = pair;
-    let Some(shape) = base.module_shape(path) else {
-        return Err(AdapterError::ModuleNotInBase {
-            module: path.to_owned(),
-            architecture: base.architecture().to_owned(),
-            layers: base.layers(),
-        });
-    };
-    if (shape.out_features, shape.in_features) != (out_features, in_features) {
-        return Err(AdapterError::ModuleShape {
-            module: path.to_owned(),
-            out_features,
-            in_features,
-            base_out: shape.out_features,
-            base_in: shape.in_features,
-        });
-    }
     let (configured, key) = config.rank(path);
-    if configured != rank {
+    // What the base model has is said first.
+    let module = pair.module(path.to_owned(), config.scaling(path, pair.rank), base)?;
+    if configured != module.rank {
         return Err(AdapterError::ConfigRank {
-            module: path.to_owned(),
-            tensors: rank,
+            module: module.path,
+            tensors: module.rank,
             config: configured,
             key,
         });
     }
-    Ok(ModuleLayout {
-        path: path.to_owned(),
-        in_features,
-        out_features,
-        rank,
-        scaling: config.scaling(path, rank),
-        a: a.range,
-        b: b.range,
-    })
+    Ok(module)
 }

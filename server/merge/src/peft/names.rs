@@ -10,13 +10,13 @@ const PREFIX: &str = "base_model.model.";
 
 /// Which of the two factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Factor {
+pub(crate) enum Factor {
     A,
     B,
 }
 
 impl Factor {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::A => "lora_A",
             Self::B => "lora_B",

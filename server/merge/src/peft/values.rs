@@ -23,7 +23,7 @@ pub fn check_values(view: AdapterView<'_>) -> Result<(), AdapterError> {
         let module = &modules[index];
         let a = scratch.check(view, &module.path, "lora_A", &module.a)?;
         let b = scratch.check(view, &module.path, "lora_B", &module.b)?;
-        Ok(a && b)
+        Ok::<_, AdapterError>(a && b)
     })?;
     if effects.contains(&true) {
         Ok(())

@@ -10,6 +10,7 @@ mod support;
 mod baselines;
 mod budget;
 mod exact;
+mod formats;
 mod goldens;
 mod hostile;
 mod laws;

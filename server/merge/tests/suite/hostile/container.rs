@@ -64,8 +64,8 @@ fn lying_headers() {
             "HEADER_SYNTAX",
         ),
         (
-            "metadata null",
-            container(b"{\"__metadata__\":null}", b""),
+            "metadata false",
+            container(b"{\"__metadata__\":false}", b""),
             "HEADER_SYNTAX",
         ),
         (

@@ -3,6 +3,8 @@
 
 mod config;
 mod container;
+mod gguf;
+mod mlx;
 mod mutations;
 mod pairs;
 mod values;

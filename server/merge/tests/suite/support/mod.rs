@@ -3,9 +3,10 @@
 
 pub(crate) mod dense;
 pub(crate) mod files;
+pub(crate) mod gguf;
 pub(crate) mod store;
 
-use kmerge_merge::BaseModel;
+use kmerge_merge::{AdapterView, AssignmentRule, BaseModel, Operator, execute, plan};
 
 /// A small Llama: hidden 12, heads 3 of 4, one key-value head, intermediate 20, 4 layers.
 pub(crate) fn tiny_base() -> BaseModel {
@@ -23,4 +24,13 @@ pub(crate) fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Se
         .build()
         .unwrap()
         .install(run)
+}
+
+/// The file of a slot that this adapter has opened, in the type in which it came.
+pub(crate) fn opened(newcomer: AdapterView<'_>) -> Vec<u8> {
+    let policy = store::policy(1, AssignmentRule::KMerge, Operator::KMergeLinear);
+    let plan = plan(&policy, &[], newcomer, &|_| ()).unwrap();
+    let mut bytes = Vec::new();
+    execute(&plan, &[], newcomer, &mut bytes, &|_| ()).unwrap();
+    bytes
 }
