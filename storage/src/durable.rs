@@ -182,6 +182,16 @@ pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
         .explain("link as", to)
 }
 
+/// Makes a copy of a file, read-only like what it is a copy of. `to` must not be there yet.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut source = open(from)?;
+    let mut copy = create(to)?;
+    failpoint::operation("durable.write")
+        .and_then(|()| io::copy(&mut source, &mut copy))
+        .explain("copy to", to)?;
+    seal(&copy, to)
+}
+
 /// Makes a symbolic link at `path` that leads to `target`.
 pub(crate) fn symlink(target: &str, path: &Path) -> Result<()> {
     failpoint::operation("durable.link")

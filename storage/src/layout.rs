@@ -14,6 +14,7 @@
 //! staging/tmp-*                                   anything that is not whole yet
 //! exports/<format>/<base model>/slot-<n>/<generation>/, …/current
 //! derived/<format>/<base model>/slot-<n>/<generation>/…/  made on demand
+//! runtimes/<holder>/<name>/                       what a program outside holds by path
 //! quarantine/<time>/                              what recovery set aside
 //! ```
 
@@ -131,6 +132,16 @@ impl Layout {
     /// The directory of all derived exports, which a start empties.
     pub(crate) fn derived(&self) -> PathBuf {
         self.root.join("derived")
+    }
+
+    /// The directory of all holders of adapters.
+    pub(crate) fn holders(&self) -> PathBuf {
+        self.root.join("runtimes")
+    }
+
+    /// The directory of what one holder holds.
+    pub(crate) fn holder(&self, holder: &str) -> PathBuf {
+        self.holders().join(holder)
     }
 
     pub(crate) fn quarantine(&self) -> PathBuf {

@@ -33,6 +33,7 @@ mod error;
 mod exports;
 pub mod failpoint;
 mod health;
+mod held;
 mod ids;
 mod ingest;
 mod layout;
@@ -63,6 +64,7 @@ pub use error::{
     OpenError, ReadError, RecordTooLarge,
 };
 pub use exports::ExportedFile;
+pub use held::Holdings;
 pub use ids::{
     BaseModelName, Generation, JobId, NAME_LIMIT, NameError, Revision, SlotIndex, TaskName,
     UnixMillis,

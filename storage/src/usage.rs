@@ -27,7 +27,7 @@ pub struct DiskUsage {
     pub catalog: u64,
     /// Manifests, base models, counters and the lock.
     pub manifests: u64,
-    /// Exports, beyond the tensor files that they share with the slots.
+    /// Exports and what is held by path, beyond the tensor files that they share with the slots.
     pub exports: u64,
     /// What recovery has set aside.
     pub quarantine: u64,
@@ -57,7 +57,9 @@ pub(crate) fn measure(layout: &Layout, catalog: &Catalog) -> Result<DiskUsage, F
         staging: walk.below(&layout.staging())?,
         catalog: walk.below(&layout.catalog())?,
         manifests: walk.below(&layout.manifests())? + walk.below(&layout.base_models())?,
-        exports: walk.below(&layout.exports())? + walk.below(&layout.derived())?,
+        exports: walk.below(&layout.exports())?
+            + walk.below(&layout.derived())?
+            + walk.below(&layout.holders())?,
         quarantine: walk.below(&layout.quarantine())?,
         total: 0,
         free: durable::free_space(layout.root())?,
