@@ -1,7 +1,7 @@
 //! The composition root: builds every part once, in order, and stops them in order.
 //!
 //! ```text
-//! start: lock and recover the state → owner (exports) → workers → socket → health SERVING
+//! start: lock and recover the state → owner (exports) → workers → socket → health SERVING → runtimes
 //! stop:  health NOT_SERVING → no new calls, streams end → uploads end or are dropped
 //!        → workers end their step or the deadline passes → the catalog closes → the socket goes
 //! ```
@@ -26,6 +26,8 @@ use crate::grpc::{self, Rooms};
 use crate::owner::{Owner, OwnerParts};
 use crate::packs::Packs;
 use crate::progress::ProgressBoard;
+use crate::runtimes::Runtimes;
+use crate::runtimes::source::Source;
 use crate::served::Served;
 use crate::serving::Serving;
 use crate::shutdown::{self, Stop, StopReason};
@@ -47,6 +49,7 @@ pub struct App {
     stop: Stop,
     tracker: TaskTracker,
     rooms: Rooms,
+    runtimes: Runtimes,
     workers: Workers,
     owner_thread: JoinHandle<()>,
 }
@@ -115,6 +118,12 @@ impl App {
             tracker: tracker.clone(),
         });
         let served = Served::new(reader.clone(), tools.packs, pool, config.served);
+        let source = Source {
+            view: view.clone(),
+            reader: reader.clone(),
+            served: served.clone(),
+        };
+        let runtimes = Runtimes::new(config.runtimes.clone(), &source)?;
         let serving = Serving::new(view, reader, progress, served);
         let rooms = Rooms {
             uploads,
@@ -139,6 +148,7 @@ impl App {
             stop,
             tracker,
             rooms,
+            runtimes,
             workers,
             owner_thread,
         })
@@ -154,6 +164,7 @@ impl App {
             stop,
             tracker,
             rooms,
+            runtimes,
             workers,
             owner_thread,
         } = self;
@@ -169,6 +180,7 @@ impl App {
             "the catalog does not answer"
         );
         health.set(true).await;
+        runtimes.start(&tracker, &stop);
         tracing::info!(
             socket = %config.listen.socket.display(),
             state = %config.state.directory.display(),

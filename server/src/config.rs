@@ -5,6 +5,7 @@
 //! compiled-in default, so the file users read and the values in force cannot differ.
 
 mod keys;
+mod runtimes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use crate::args::Args;
 use crate::paths::Surroundings;
 use crate::served::Room;
 use keys::Keys;
+
+pub use runtimes::{RuntimeConfig, RuntimeKind};
 
 /// The shipped configuration file, which is also the default.
 pub const DEFAULT_CONFIG: &str = include_str!("../../deploy/config.toml");
@@ -46,6 +49,8 @@ pub struct Config {
     pub grace: Duration,
     /// `[serving]`: room for adapters that are made on demand.
     pub served: Room,
+    /// `[[runtime]]`: who is told of new generations.
+    pub runtimes: Vec<RuntimeConfig>,
     /// `[log]`
     pub log: Log,
     /// `[shutdown]`
@@ -194,6 +199,7 @@ impl Config {
                 bytes: keys.bytes("serving.cache_bytes", 0..=1 << 50),
                 grace: keys.seconds("serving.cache_seconds", 0..=7 * 24 * 3600),
             },
+            runtimes: runtimes::runtimes(&mut keys),
             log: Log {
                 level: keys.text("log.level"),
                 format: keys.word(

@@ -15,6 +15,7 @@
 //! | `merge-N`, `check-N` | nothing: the mathematics of jobs, of validation | the threads above |
 //! | one task per call (`grpc`) | one request | its client |
 //! | one tracked task per stream (`watching`) and per finished upload (`uploads`) | one stream | catalog changes, progress |
+//! | one tracked task per configured runtime (`runtimes`) | what that runtime is known to have | catalog changes, the ends of its waits |
 //! | signals, watchdog (`shutdown`, `service_manager`) | nothing | the system |
 //!
 //! Where a change goes: what is let in, `admission`; the order of jobs, `schedule`; what a client
@@ -35,6 +36,7 @@ pub mod packs;
 pub mod pages;
 pub mod paths;
 pub mod progress;
+pub mod runtimes;
 pub mod schedule;
 pub mod served;
 pub mod service_manager;

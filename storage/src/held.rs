@@ -102,6 +102,12 @@ impl Holdings {
             .collect())
     }
 
+    /// The directory of `name`, if that is held.
+    pub fn find(&self, name: &str) -> Option<PathBuf> {
+        let path = self.directory.join(name);
+        (is_plain(name) && path.is_dir()).then_some(path)
+    }
+
     /// Holds all files of the directory `from` under `name`, or finds that held already. Gives the
     /// directory.
     ///

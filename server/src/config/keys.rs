@@ -13,6 +13,28 @@ use config::{Environment, File, FileFormat, Value, ValueKind};
 /// The prefix of every environment variable that is a configuration key.
 const PREFIX: &str = "KMERGE";
 
+/// What a key of an entry is if the entry does not have it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Default {
+    /// A text.
+    Text(&'static str),
+    /// A number.
+    Number(u64),
+    /// An empty list.
+    List,
+}
+
+impl Default {
+    fn value(self) -> Value {
+        let kind = match self {
+            Self::Text(text) => ValueKind::from(text),
+            Self::Number(number) => ValueKind::from(number),
+            Self::List => ValueKind::Array(Vec::new()),
+        };
+        Value::new(None, kind)
+    }
+}
+
 /// The values still to be taken, and the problems so far.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -80,6 +102,73 @@ impl Keys {
             ));
         }
         self.problems
+    }
+
+    /// The entries of an array of tables, which may be absent. Gives what the keys of each begin with;
+    /// what an entry does not have is what `defaults` say.
+    pub(super) fn entries(&mut self, key: &str, defaults: &[(&str, Default)]) -> Vec<String> {
+        self.known.push(key.to_owned());
+        let Some(value) = self.values.remove(key) else {
+            return Vec::new();
+        };
+        let ValueKind::Array(items) = &value.kind else {
+            self.wrong(key, &value, &format!("[[{key}]] tables"));
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        for (number, item) in items.iter().enumerate() {
+            let entry = format!("{key}[{number}]");
+            let ValueKind::Table(table) = item.kind.clone() else {
+                self.wrong(&entry, item, "a table");
+                continue;
+            };
+            flatten(&entry, table.into_iter().collect(), &mut self.values);
+            for (name, default) in defaults {
+                let name = format!("{entry}.{name}");
+                self.values.entry(name).or_insert_with(|| default.value());
+            }
+            entries.push(entry);
+        }
+        entries
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
+        self.all_parsed(key, "texts")
+    }
+
+    /// A list of what can be read from texts, or from numbers as they are written.
+    pub(super) fn all_parsed<T: std::str::FromStr>(&mut self, key: &str, what: &str) -> Vec<T> {
+        let Some(value) = self.take(key) else {
+            return Vec::new();
+        };
+        let ValueKind::Array(items) = &value.kind else {
+            self.wrong(key, &value, &format!("a list of {what}"));
+            return Vec::new();
+        };
+        let read = |item: &Value| item.clone().into_string().ok()?.parse().ok();
+        if let Some(all) = items.iter().map(read).collect() {
+            return all;
+        }
+        for item in items.iter().filter(|item| read(item).is_none()) {
+            self.wrong(key, item, &format!("a list of {what}"));
+        }
+        Vec::new()
+    }
+
+    /// What can be read from a text.
+    pub(super) fn parsed<T: std::str::FromStr>(&mut self, key: &str, what: &str) -> Option<T> {
+        let text = self.text(key);
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            let shown = if text.is_empty() {
+                "not set".to_owned()
+            } else {
+                format!("\"{text}\"")
+            };
+            self.problem(key, &format!("is {shown}; it must be {what}"));
+        }
+        parsed
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {
@@ -258,6 +347,11 @@ impl Keys {
 
     /// One of the given words.
     pub(super) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> T {
+        self.word_or(key, words, words[0].1)
+    }
+
+    /// One of the given words; `otherwise` if it is none of them, which is a problem.
+    pub(super) fn word_or<T: Copy>(&mut self, key: &str, words: &[(&str, T)], otherwise: T) -> T {
         let text = self.text(key);
         if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
             return *meaning;
@@ -270,7 +364,7 @@ impl Keys {
             key,
             &format!("is \"{text}\"; it must be one of {}", allowed.join(", ")),
         );
-        words[0].1
+        otherwise
     }
 }
 

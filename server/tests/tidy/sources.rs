@@ -101,6 +101,10 @@ const FILE_ACCESS: &[(&str, &str)] = &[
         "the socket and its directory are the server's own",
     ),
     (
+        "server/src/config/runtimes.rs",
+        "secrets are files of whoever configures a runtime",
+    ),
+    (
         "server/src/status_report.rs",
         "its own memory, from the system's process table",
     ),
