@@ -45,6 +45,19 @@ pub struct BaseModelState {
 }
 
 impl BaseModelState {
+    /// The number that a slot's next generation will have. It goes on where the slot was emptied.
+    pub fn next_generation(&self, slot: SlotIndex) -> Generation {
+        self.number(slot)
+            .map_or(Generation::FIRST, Generation::next)
+    }
+
+    fn number(&self, slot: SlotIndex) -> Option<Generation> {
+        match self.slots.get(&slot) {
+            Some(state) => Some(state.current().generation),
+            None => Some(self.emptied.get(&slot)?.record.generation),
+        }
+    }
+
     /// The fingerprint that the base model was registered with, whatever its settings are now.
     pub(crate) fn registered_as(&self) -> Digest {
         match &self.settings_change {
@@ -163,10 +176,7 @@ impl Catalog {
     /// The number that a slot is at: its current generation, or its being empty; none if nothing
     /// ever was in it.
     pub(crate) fn number(&self, base_model: &BaseModelName, slot: SlotIndex) -> Option<Generation> {
-        match self.slot(base_model, slot) {
-            Some(state) => Some(state.current().generation),
-            None => Some(self.emptied(base_model, slot)?.record.generation),
-        }
+        self.base_models.get(base_model)?.number(slot)
     }
 
     /// All live generations of all slots, of those that were emptied too.

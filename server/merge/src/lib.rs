@@ -51,7 +51,7 @@ pub use format::Format;
 pub use peft::{
     Decoded, EXPORT_CONFIG, EXPORT_TENSORS, check_values, decode, decode_slot, export_config,
 };
-pub use plan::{Assignment, Plan, Progress, SlotView, plan};
+pub use plan::{Assignment, Plan, Progress, SlotView, plan, unite};
 pub use policy::{AssignmentRule, Operator, Policy, PolicyError, SlotDtype, Weighting};
 pub use similarity::{ModuleNorms, similarity};
 pub use source::{TensorSink, TensorSource};

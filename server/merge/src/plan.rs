@@ -144,7 +144,7 @@ pub fn plan(
     };
     let replaced = view.map_or(0, |view| view.adapter.source.len());
     within_budget(policy, used - replaced + form.bytes)?;
-    let share = view.map_or(1.0, |view| share(policy, view.members));
+    let share = view.map_or(1.0, |view| share(policy, view.members, 1));
     Ok(Plan {
         assignment,
         slot,
@@ -159,6 +159,41 @@ pub fn plan(
         dtype: form.layout.dtype(),
         bytes: form.bytes,
         norms: measured,
+        layout: form.layout,
+    })
+}
+
+/// How one slot's adapter becomes part of another's: as a newcomer would, with the share that its
+/// members have. [`execute`](crate::execute()) carries it out with `from`'s adapter as the newcomer.
+///
+/// # Errors
+///
+/// [`MergeError::NotAnAverage`] for slots that keep their members apart,
+/// [`MergeError::ShapeMismatch`] for slots of different base models.
+pub fn unite(
+    policy: &Policy,
+    into: &SlotView<'_>,
+    from: &SlotView<'_>,
+) -> Result<Plan, MergeError> {
+    if policy.operator.is_progressive() {
+        return Err(MergeError::NotAnAverage);
+    }
+    let form = normal_form(Some(into.adapter.layout), from.adapter.layout, policy.dtype)?;
+    let share = share(policy, into.members, from.members);
+    Ok(Plan {
+        assignment: Assignment::Merged,
+        slot: into.slot,
+        generation: into.generation + 1,
+        similarities: Vec::new(),
+        reason: format!("slot {} went into slot {}", from.slot, into.slot),
+        newcomer_weight: share,
+        weights: weights(policy, share),
+        density: policy.density,
+        operator: policy.operator,
+        rank: form.layout.rank(),
+        dtype: form.layout.dtype(),
+        bytes: form.bytes,
+        norms: Vec::new(),
         layout: form.layout,
     })
 }
@@ -214,8 +249,8 @@ fn within_budget(policy: &Policy, needed: u64) -> Result<(), MergeError> {
     }
 }
 
-/// The newcomer's share in a slot of `members`.
-fn share(policy: &Policy, members: u32) -> f64 {
+/// The share of `joining` members in a slot that has `members` before them.
+fn share(policy: &Policy, members: u32, joining: u32) -> f64 {
     match (policy.operator, policy.weighting) {
         (Operator::Linear, _) | (_, Weighting::Released) => 0.5,
         (
@@ -228,7 +263,7 @@ fn share(policy: &Policy, members: u32) -> f64 {
             | Operator::Opcm
             | Operator::Svd,
             Weighting::Running,
-        ) => 1.0 / (f64::from(members) + 1.0),
+        ) => f64::from(joining) / (f64::from(members) + f64::from(joining)),
     }
 }
 

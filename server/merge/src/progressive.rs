@@ -47,5 +47,5 @@ mod vector;
 
 pub use member::{Fidelity, Member};
 pub use place::{Beside, MemberCost, Newcomer, PackedView, Placement, place};
-pub use repack::{Packing, Repacking, repack};
+pub use repack::{Packing, Repacking, repack, without};
 pub use slot::PackedSlot;

@@ -238,41 +238,6 @@ impl Placement {
     }
 }
 
-impl PackedSlot {
-    /// Writes the slot without one member, and without modules that only it had. What the others
-    /// have given up stays given up.
-    ///
-    /// # Errors
-    ///
-    /// [`MergeError::Source`] and [`MergeError::Sink`] from reading and writing.
-    pub fn write_without(
-        &self,
-        source: &dyn TensorSource,
-        member: usize,
-        sink: &mut dyn TensorSink,
-    ) -> Result<Self, MergeError> {
-        let staying: Vec<usize> = (0..self.members.len())
-            .filter(|&index| index != member)
-            .collect();
-        let kept: Vec<bool> = (0..self.table.len())
-            .map(|place| {
-                let mut staying = staying.iter();
-                staying.any(|&index| self.members[index].modules[place].is_some())
-            })
-            .collect();
-        let members = staying
-            .iter()
-            .map(|&index| self.members[index].clone().narrowed(&kept))
-            .collect();
-        let rest = Self::lay_out(self.budget, self.table.clone().narrowed(&kept), members);
-        sink.write(&rest.head()).map_err(MergeError::Sink)?;
-        for index in staying {
-            self.copy_layers(source, index, &self.members[index], sink)?;
-        }
-        Ok(rest)
-    }
-}
-
 /// Bytes of an adapter in normal form at half precision, its header not counted.
 fn half_precision_bytes(adapter: AdapterView<'_>) -> u64 {
     let rank = adapter.layout.rank();

@@ -1,6 +1,7 @@
-//! Packed slots under another policy: fewer of them, or smaller ones, with no newcomer.
+//! Packed slots without a newcomer: under another policy, fewer of them or smaller ones, and a slot
+//! without one of its members.
 //!
-//! Called when the budget of a base model changes. Nothing is coded again: members move as they are
+//! Called when the budget of a base model changes, and when a task is forgotten. Nothing is coded again: members move as they are
 //! and are cut at one water level as on an arrival, so what they gave up before stays given up, and
 //! every figure stays certified. The outcome depends on the slots and the policy alone. A pinned slot
 //! is left as it is.
@@ -102,6 +103,49 @@ pub fn repack(
         .map(|(_, slot)| slot)
         .collect();
     Ok(Repacking { written, emptied })
+}
+
+/// A slot without one of its members, and without modules that only that one had. What the others
+/// have given up stays given up. `None` if there is no such slot or member; a slot may be left
+/// without members.
+#[must_use]
+pub fn without(slots: &[PackedView<'_>], slot: u32, task: &str) -> Option<Packing> {
+    let view = slots.iter().position(|view| view.slot == slot)?;
+    let before = slots[view].packed;
+    let gone = before
+        .members
+        .iter()
+        .position(|member| member.task == task)?;
+    let staying: Vec<usize> = (0..before.members.len())
+        .filter(|&member| member != gone)
+        .collect();
+    let kept: Vec<bool> = (0..before.table.len())
+        .map(|place| {
+            let mut staying = staying.iter();
+            staying.any(|&member| before.members[member].modules[place].is_some())
+        })
+        .collect();
+    let members: Vec<Member> = staying
+        .iter()
+        .map(|&member| before.members[member].clone().narrowed(&kept))
+        .collect();
+    let figures = members.iter().zip(&staying);
+    Some(Packing {
+        slot,
+        from: Some(slots[view].generation),
+        costs: figures
+            .map(|(member, &old)| MemberCost {
+                task: member.task.clone(),
+                before: Some(before.members[old].fidelity()),
+                after: member.fidelity(),
+            })
+            .collect(),
+        packed: PackedSlot::lay_out(before.budget, before.table.clone().narrowed(&kept), members),
+        origins: staying
+            .into_iter()
+            .map(|member| Origin { view, member })
+            .collect(),
+    })
 }
 
 /// The slots that do not stay.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::support::dense::{self, average, cosine, relative_difference, updates};
 use crate::support::files::{Adapter, Module, adapter};
-use crate::support::store::{Store, policy};
+use crate::support::store::{Store, policy, united};
 
 /// Every operator that makes one adapter of two.
 const OPERATORS: [Operator; 8] = [
@@ -231,6 +231,31 @@ proptest! {
                 prop_assert!(expected.is_finite());
                 prop_assert!((f64::from(norm) - expected).abs() <= 1e-5 * expected + 1e-6, "{}", module.path);
             }
+        }
+    }
+}
+
+#[test]
+fn slots_that_unite_are_the_mean_of_all_their_members() {
+    let members: Vec<Adapter> = (0..5).map(|seed| full(3, seed, 4.0)).collect();
+    for operator in [Operator::KMergeLinear, Operator::Linear, Operator::Exact] {
+        let (left, right) = (
+            merged(operator, &members[..2]),
+            merged(operator, &members[2..]),
+        );
+        let (plan, both) = united(&policy(1, AssignmentRule::KMerge, operator), &left, &right);
+        let expected_share = if operator == Operator::Linear {
+            0.5
+        } else {
+            0.6
+        };
+        assert!((plan.newcomer_weight - expected_share).abs() < 1e-15);
+        if operator == Operator::KMergeLinear {
+            // Means of factors do not depend on the way that they were made.
+            let all = merged(operator, &members);
+            let difference =
+                relative_difference(&updates(both.view()), &updates(all.slots[&0].view()));
+            assert!(difference < 1e-5, "{operator}: {difference}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A member that is forgotten is gone, and nobody else notices.
 
 use kmerge_merge::Dtype;
-use kmerge_merge::progressive::PackedSlot;
+use kmerge_merge::progressive::{PackedSlot, PackedView, without as forgotten};
 
 use super::shelf::{Shelf, Stored, policy};
 use super::synthetic::{Form, Module, TRAINED, write};
@@ -18,14 +18,19 @@ fn four(budget: u64) -> Stored {
 }
 
 fn without(stored: &Stored, member: usize) -> Stored {
+    let views = [PackedView {
+        slot: 0,
+        generation: stored.generation,
+        packed: &stored.packed,
+        source: &stored.file,
+    }];
+    let name = &stored.packed.members[member].task;
+    let packing = forgotten(&views, 0, name).unwrap();
     let mut file = Vec::new();
-    let packed = stored
-        .packed
-        .write_without(&stored.file, member, &mut file)
-        .unwrap();
-    assert_eq!(PackedSlot::read(&file).unwrap(), packed);
+    packing.write(&views, &mut file).unwrap();
+    assert_eq!(PackedSlot::read(&file).unwrap(), packing.packed);
     Stored {
-        packed,
+        packed: packing.packed,
         file,
         generation: stored.generation + 1,
     }

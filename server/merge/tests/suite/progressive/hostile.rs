@@ -2,7 +2,7 @@
 //! claims to need.
 
 use kmerge_merge::Dtype;
-use kmerge_merge::progressive::{Beside, Newcomer, PackedSlot, PackedView, place};
+use kmerge_merge::progressive::{Beside, Newcomer, PackedSlot, PackedView, place, without};
 use proptest::prelude::*;
 
 use super::arrive;
@@ -26,6 +26,15 @@ fn small() -> (Vec<u8>, Adapter) {
     (shelf.slots.remove(&0).unwrap().file, of(2))
 }
 
+fn view<'a>(packed: &'a PackedSlot, file: &'a Vec<u8>) -> PackedView<'a> {
+    PackedView {
+        slot: 0,
+        generation: 1,
+        packed,
+        source: file,
+    }
+}
+
 /// Uses a file in every way; gives whether it was accepted.
 fn used(file: &Vec<u8>, newcomer: Option<&Adapter>) -> bool {
     let Ok(packed) = PackedSlot::read(file) else {
@@ -34,19 +43,17 @@ fn used(file: &Vec<u8>, newcomer: Option<&Adapter>) -> bool {
     for member in 0..packed.members.len() {
         let _ = packed.export_member(file, member, Dtype::F16, &mut Vec::new());
         let mut rest = Vec::new();
-        packed.write_without(file, member, &mut rest).unwrap();
+        let views = [view(&packed, file)];
+        let name = &packed.members[member].task;
+        let packing = without(&views, 0, name).unwrap();
+        packing.write(&views, &mut rest).unwrap();
         PackedSlot::read(&rest).unwrap();
     }
     let _ = packed.export_mean(file, Dtype::F32, &mut Vec::new());
     let Some(newcomer) = newcomer else {
         return true;
     };
-    let view = PackedView {
-        slot: 0,
-        generation: 1,
-        packed: &packed,
-        source: file,
-    };
+    let view = view(&packed, file);
     let newcomer = Newcomer {
         task: "new",
         adapter: newcomer.view(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kmerge_merge::{
     AdapterLayout, AdapterView, AssignmentRule, MergeError, ModuleNorms, Operator, Outcome, Plan,
-    Policy, SlotDtype, SlotView, decode_slot, execute, plan,
+    Policy, SlotDtype, SlotView, decode_slot, execute, plan, unite,
 };
 
 use super::files::Adapter;
@@ -96,4 +96,21 @@ impl Store {
         self.slots.insert(plan.slot, stored);
         Ok((plan, outcome))
     }
+}
+
+/// The only slots of two stores as one.
+pub(crate) fn united(policy: &Policy, into: &Store, from: &Store) -> (Plan, Stored) {
+    let (target, views) = (into.views()[0], into.views());
+    let source = from.views()[0];
+    let plan = unite(policy, &target, &source).unwrap();
+    let mut bytes = Vec::new();
+    let outcome = execute(&plan, &views, source.adapter, &mut bytes, &|_| ()).unwrap();
+    let stored = Stored {
+        bytes,
+        layout: outcome.layout,
+        generation: plan.generation,
+        members: target.members + source.members,
+        norms: outcome.norms,
+    };
+    (plan, stored)
 }
