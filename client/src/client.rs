@@ -32,7 +32,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The largest answer that is read, in bytes. Answers name every member of a slot, so they grow
 /// with the number of tasks; streams of tensor bytes have the contract's smaller limit.
-const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Items per page of the lists whose items grow with the number of members, and of the others.
 const LARGE_ITEMS: i32 = 32;
@@ -296,7 +296,7 @@ impl Client {
         })
     }
 
-    fn base_models(&self) -> BaseModelServiceClient<Channel> {
+    pub(crate) fn base_models(&self) -> BaseModelServiceClient<Channel> {
         BaseModelServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
@@ -329,7 +329,7 @@ impl Client {
 }
 
 /// A request that is given up after a while.
-fn bounded<T>(message: T) -> Request<T> {
+pub(crate) fn bounded<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
     request

@@ -47,9 +47,9 @@ macro_rules! described {
 }
 
 described! {
-    Adapter BaseModel Decision DiskUsage ExportFile ExportHeader Fidelity GetStatusResponse Job
-    JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse Slot SlotSimilarity
-    UploadAdapterResponse WatchSlotsResponse
+    Adapter BaseModel Change Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity GetStatusResponse Job
+    JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse Slot SlotChange
+    SlotSimilarity UploadAdapterResponse WatchSlotsResponse
 }
 
 /// A message as JSON.
@@ -192,7 +192,7 @@ macro_rules! words {
 }
 
 words! {
-    AdapterFormat Assignment AssignmentRule Dtype JobStage JobState Operator SlotDtype Weighting
+    AdapterFormat Assignment AssignmentRule Dtype JobKind JobStage JobState Operator SlotDtype Weighting
 }
 
 #[cfg(test)]

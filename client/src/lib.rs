@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`client`] | the connection, and one method for each plain call of the contract |
 //! | [`upload`] | an adapter from a directory or from memory to a job, safe to repeat |
+//! | [`upkeep`] | forgetting, rolling back, pins, other budgets |
 //! | [`watch`] | jobs and slots as they change, over lost connections |
 //! | [`fetch`] | one generation of a slot into a directory, checked, whole or not at all |
 //! | [`retry`] | when to try again, and how long to wait: plain code |
@@ -37,6 +38,7 @@ mod hex;
 pub mod json;
 pub mod retry;
 pub mod socket;
+pub mod upkeep;
 pub mod upload;
 pub mod watch;
 
@@ -47,4 +49,4 @@ pub use fetch::{Fetch, Fetched};
 pub use kmerge_proto::v1;
 pub use socket::default_socket;
 pub use upload::{Adapter, Upload, UploadEvent};
-pub use watch::{JobWatch, SlotWatch};
+pub use watch::{JobWatch, SlotEvent, SlotWatch};

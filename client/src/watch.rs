@@ -28,6 +28,26 @@ pub struct JobWatch {
     ended: bool,
 }
 
+/// A change of a slot.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SlotEvent {
+    /// It has a new generation.
+    Changed(Box<v1::Slot>),
+    /// It holds nothing any more.
+    Emptied(v1::EmptiedSlot),
+}
+
+impl SlotEvent {
+    /// The slot at its new generation, unless it was emptied.
+    #[must_use]
+    pub fn into_slot(self) -> Option<v1::Slot> {
+        match self {
+            Self::Changed(slot) => Some(*slot),
+            Self::Emptied(_) => None,
+        }
+    }
+}
+
 /// Slots as they change, for ever.
 #[derive(Debug)]
 pub struct SlotWatch {
@@ -133,24 +153,26 @@ impl SlotWatch {
         self
     }
 
-    /// The revision of the last change that was given: a later watch can go on from here.
+    /// A later watch can go on from here: at most the last change's revision, and the one before as
+    /// long as other changes of that revision are to come.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The next change. It never comes from before the last one.
+    /// The next change. It never comes from before the last one; changes that were made together may
+    /// come again after a lost connection.
     ///
     /// # Errors
     /// Refused if there is no such base model; [`Error::Unreachable`] once the policy is spent.
-    pub async fn next(&mut self) -> Result<v1::Slot, Error> {
+    pub async fn next(&mut self) -> Result<SlotEvent, Error> {
         loop {
             match self.step().await {
                 Ok((_, revision)) if revision < self.revision => {}
-                Ok((slot, revision)) => {
+                Ok((event, revision)) => {
                     self.retry.succeeded();
                     self.revision = revision;
-                    return Ok(slot);
+                    return Ok(event);
                 }
                 Err(error) => {
                     self.stream = None;
@@ -160,7 +182,7 @@ impl SlotWatch {
         }
     }
 
-    async fn step(&mut self) -> Result<(v1::Slot, u64), Error> {
+    async fn step(&mut self) -> Result<(SlotEvent, u64), Error> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => {
@@ -173,7 +195,15 @@ impl SlotWatch {
             }
         };
         match stream.message().await {
-            Ok(Some(change)) => Ok((present(change.slot, "slot")?, change.revision)),
+            Ok(Some(v1::WatchSlotsResponse {
+                emptied: Some(emptied),
+                revision,
+                ..
+            })) => Ok((SlotEvent::Emptied(emptied), revision)),
+            Ok(Some(change)) => {
+                let slot = present(change.slot, "slot")?;
+                Ok((SlotEvent::Changed(Box::new(slot)), change.revision))
+            }
             Ok(None) => Err(cut(&self.client)),
             Err(status) => Err(self.client.error(&status)),
         }

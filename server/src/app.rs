@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::exports::Exports;
 use crate::grpc::listener::{self, Acceptor};
 use crate::grpc::{self, Rooms};
+use crate::maintenance::Upkeep;
 use crate::owner::{Owner, OwnerParts};
 use crate::packs::Packs;
 use crate::progress::ProgressBoard;
@@ -117,6 +118,12 @@ impl App {
             min_free_bytes: config.state.min_free_bytes,
             tracker: tracker.clone(),
         });
+        let upkeep = Upkeep {
+            owner: owner.clone(),
+            view: view.clone(),
+            tools: tools.clone(),
+            pool: Arc::clone(&pool),
+        };
         let served = Served::new(reader.clone(), tools.packs, pool, config.served);
         let source = Source {
             view: view.clone(),
@@ -127,6 +134,7 @@ impl App {
         let serving = Serving::new(view, reader, progress, served);
         let rooms = Rooms {
             uploads,
+            upkeep,
             base_models: BaseModels {
                 owner: owner.clone(),
                 defaults: config.merge.clone(),

@@ -101,7 +101,7 @@ impl BaseModels {
 }
 
 /// The policy in force: the wish where there is one, the defaults elsewhere.
-fn settle(
+pub(crate) fn settle(
     wish: &PolicyWish,
     defaults: &Policy,
     default_threshold: f64,
@@ -169,6 +169,7 @@ fn settle(
             .slot_bytes
             .map_or(defaults.slot_bytes, |bytes| (bytes > 0).then_some(bytes)),
         floor: wish.floor.unwrap_or(defaults.floor),
+        pinned: defaults.pinned.clone(),
     };
     policy.check().map_err(|error| ServerError::Field {
         field: policy_field(&error),

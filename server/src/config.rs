@@ -327,6 +327,7 @@ fn merge(keys: &mut Keys, threshold: f64) -> Policy {
             (bytes > 0).then_some(bytes)
         },
         floor: keys.share("merge.floor"),
+        ..Policy::default()
     }
 }
 

@@ -120,6 +120,40 @@ pub enum ServerError {
         /// The newest.
         current: Generation,
     },
+    /// A slot that has no generation before its newest.
+    #[error(
+        "slot {slot} of base model {base_model} is at generation {current} and none before it is          kept: superseded generations stay for the configured grace"
+    )]
+    NothingEarlier {
+        /// Whose slot.
+        base_model: BaseModelName,
+        /// Which slot.
+        slot: SlotIndex,
+        /// The newest.
+        current: Generation,
+    },
+    /// A generation that holds what has left its slot.
+    #[error(
+        "generation {generation} of slot {slot} holds task {task}, which was forgotten or has moved          since, so the slot cannot go back to it: choose a later generation"
+    )]
+    CannotReturn {
+        /// Which slot.
+        slot: SlotIndex,
+        /// As asked.
+        generation: Generation,
+        /// The task.
+        task: TaskName,
+    },
+    /// A task whose slot is an average that cannot be undone.
+    #[error(
+        "task {task} cannot be taken out of slot {slot}, which is an average of its members: only          the last to come can leave, as long as the generation before it is kept; roll the slot          back, or use the operator progressive, which keeps members apart"
+    )]
+    InAverage {
+        /// The task.
+        task: TaskName,
+        /// Its slot.
+        slot: SlotIndex,
+    },
     /// The request id belongs to another upload.
     #[error(
         "request id {request_id} was used for another upload, job {job}: use a new id for new content"

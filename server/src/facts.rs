@@ -2,10 +2,14 @@
 //! a generation, the decision of a job. Small JSON texts, forward-compatible: unknown fields are
 //! ignored, so that a newer daemon's state opens in an older one as far as it can.
 
+mod change;
+
 use kmerge_merge::progressive::{Fidelity, MemberCost, PackedSlot, Placement};
 use kmerge_merge::{Assignment, Dtype, Operator, Outcome, Plan, Policy, SlotDtype};
-use kmerge_storage::{BaseModelRecord, GenerationRecord, JobRecord};
+use kmerge_storage::{BaseModelRecord, BaseModelState, GenerationRecord, JobRecord, SlotIndex};
 use serde::{Deserialize, Serialize};
+
+pub use change::{ChangeFacts, SlotChangeFacts, change};
 
 use crate::error::ServerError;
 
@@ -75,6 +79,19 @@ pub struct FidelityFacts(pub Fidelity);
 #[derive(Serialize, Deserialize)]
 struct FidelityValues(f64, f64, f64, u64, usize, f64);
 
+impl FidelityFacts {
+    /// The figures to as many digits as are kept, so that what is foreseen equals what is recorded.
+    pub fn rounded(fidelity: Fidelity) -> Self {
+        Self(Fidelity {
+            retention: rounded(fidelity.retention),
+            error_bound: rounded(fidelity.error_bound),
+            energy_kept: rounded(fidelity.energy_kept),
+            mean_rank: rounded(fidelity.mean_rank),
+            ..fidelity
+        })
+    }
+}
+
 impl From<FidelityValues> for FidelityFacts {
     fn from(values: FidelityValues) -> Self {
         let FidelityValues(retention, error_bound, energy_kept, bytes, rank, mean_rank) = values;
@@ -92,12 +109,12 @@ impl From<FidelityValues> for FidelityFacts {
 impl From<FidelityFacts> for FidelityValues {
     fn from(FidelityFacts(fidelity): FidelityFacts) -> Self {
         Self(
-            rounded(fidelity.retention),
-            rounded(fidelity.error_bound),
-            rounded(fidelity.energy_kept),
+            fidelity.retention,
+            fidelity.error_bound,
+            fidelity.energy_kept,
             fidelity.bytes,
             fidelity.rank,
-            rounded(fidelity.mean_rank),
+            fidelity.mean_rank,
         )
     }
 }
@@ -107,8 +124,8 @@ impl CostFacts {
     pub fn new(cost: &MemberCost) -> Self {
         Self {
             task: cost.task.clone(),
-            before: cost.before.map(FidelityFacts),
-            after: FidelityFacts(cost.after),
+            before: cost.before.map(FidelityFacts::rounded),
+            after: FidelityFacts::rounded(cost.after),
         }
     }
 
@@ -183,6 +200,14 @@ impl DecisionFacts {
             costs: Vec::new(),
             budget: None,
         }
+    }
+
+    /// With the number that the slot's next generation will have: it goes on where the slot was
+    /// emptied before.
+    #[must_use]
+    pub fn numbered(mut self, base_model: &BaseModelState) -> Self {
+        self.generation = base_model.next_generation(SlotIndex(self.slot)).0;
+        self
     }
 
     /// The decision of a placement that keeps members apart.
@@ -278,11 +303,12 @@ pub fn decision(record: &JobRecord) -> Result<Option<DecisionFacts>, ServerError
     record
         .result
         .as_deref()
+        .filter(|_| record.kind.is_upload())
         .map(|text| parse(text, "the decision for task", record.task.as_ref()))
         .transpose()
 }
 
-fn parse<'a, T: Deserialize<'a>>(
+pub(crate) fn parse<'a, T: Deserialize<'a>>(
     text: &'a str,
     what: &'static str,
     whose: &str,

@@ -31,6 +31,7 @@ pub mod error;
 pub mod exports;
 pub mod facts;
 pub mod grpc;
+pub mod maintenance;
 pub mod owner;
 pub mod packs;
 pub mod pages;

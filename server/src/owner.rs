@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kmerge_storage::{
-    BaseModelRecord, Catalog, Commit, CommitError, Committer, Enqueued, JobFailure, JobId,
-    JobRecord, Registered, Staged, UnixMillis,
+    BaseModelName, BaseModelRecord, Catalog, CommitError, Committer, Enqueued, JobFailure, JobId,
+    JobKind, JobRecord, Rearrangement, Registered, Staged, UnixMillis,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,13 +34,25 @@ type Reply<T> = oneshot::Sender<Result<T, CommitError>>;
 
 enum Command {
     Enqueue(Box<Staged>, Reply<Enqueued>),
+    Maintain(Box<Maintenance>, Reply<Enqueued>),
     Start(JobId, Reply<Arc<JobRecord>>),
     Fail(JobId, JobFailure, Reply<Arc<JobRecord>>),
     Cancel(JobId, Reply<Arc<JobRecord>>),
-    Commit(Box<Commit>, Reply<Arc<Catalog>>),
+    Commit(Box<Rearrangement>, Reply<Arc<Catalog>>),
     RegisterBaseModel(Box<BaseModelRecord>, Reply<Registered>),
     Ping(oneshot::Sender<()>),
     Close,
+}
+
+/// A job that brings no adapter.
+#[derive(Debug, Clone)]
+pub struct Maintenance {
+    /// For which base model.
+    pub base_model: BaseModelName,
+    /// What it is to do.
+    pub kind: JobKind,
+    /// The client's id for the request.
+    pub request_id: Option<String>,
 }
 
 /// The way to the catalog's owner.
@@ -115,6 +127,15 @@ impl Owner {
             .await
     }
 
+    /// Makes a job that brings no adapter. Durable when it returns.
+    ///
+    /// # Errors
+    /// What storage refuses; [`ServerError::Stopping`] during a stop.
+    pub async fn maintain(&self, order: Maintenance) -> Result<Enqueued, ServerError> {
+        self.ask(|reply| Command::Maintain(Box::new(order), reply))
+            .await
+    }
+
     /// Takes a queued job back.
     ///
     /// # Errors
@@ -156,8 +177,8 @@ impl Owner {
     ///
     /// # Errors
     /// If a slot has moved meanwhile, or the catalog cannot be written.
-    pub fn commit_blocking(&self, commit: Commit) -> Result<Arc<Catalog>, ServerError> {
-        self.ask_blocking(|reply| Command::Commit(Box::new(commit), reply))
+    pub fn commit_blocking(&self, outcome: Rearrangement) -> Result<Arc<Catalog>, ServerError> {
+        self.ask_blocking(|reply| Command::Commit(Box::new(outcome), reply))
     }
 
     fn ask_blocking<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ServerError> {
@@ -223,6 +244,15 @@ impl Loop {
                 let answer = committer.enqueue(*staged, now);
                 self.answer(reply, answer);
             }
+            Command::Maintain(order, reply) => {
+                let Maintenance {
+                    base_model,
+                    kind,
+                    request_id,
+                } = *order;
+                let answer = committer.enqueue_maintenance(&base_model, kind, request_id, now);
+                self.answer(reply, answer);
+            }
             Command::Start(job, reply) => {
                 let answer = committer.start_job(job, now);
                 self.answer(reply, answer);
@@ -235,8 +265,8 @@ impl Loop {
                 let answer = committer.cancel_job(job, now);
                 self.answer(reply, answer);
             }
-            Command::Commit(commit, reply) => {
-                let answer = committer.commit(*commit, now);
+            Command::Commit(outcome, reply) => {
+                let answer = committer.rearrange(*outcome, now);
                 self.answer(reply, answer);
                 // The generation before has just begun its grace.
                 self.collect();

@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use kmerge_merge::progressive::{Fidelity, PackedSlot};
 use kmerge_storage::{
-    BaseModelName, BaseModelState, Catalog, Digest, ExportedFile, Generation, GenerationRecord,
-    JobId, JobRecord, JobState, ReadError, Reader, Revision, SlotIndex, SlotState, TaskName,
-    TaskRecord,
+    BaseModelName, BaseModelState, Catalog, Digest, EmptiedRecord, ExportedFile, Generation,
+    GenerationRecord, JobId, JobRecord, JobState, ReadError, Reader, Revision, SlotIndex,
+    SlotState, TaskName, TaskRecord,
 };
 use tokio::sync::watch;
 
 use crate::error::ServerError;
 use crate::exports::{self, PEFT};
-use crate::facts::{self, DecisionFacts, GenerationFacts};
+use crate::facts::{self, ChangeFacts, DecisionFacts, GenerationFacts};
 use crate::packs;
 use crate::pages::{Cut, Page};
 use crate::progress::{JobProgress, ProgressBoard};
@@ -43,6 +43,8 @@ pub struct JobView {
     pub progress: Option<JobProgress>,
     /// What was decided, once it is done, and the slot's members as the job left them.
     pub decision: Option<(DecisionFacts, Vec<WeightedMember>)>,
+    /// What it did, once it is done and brought no adapter.
+    pub change: Option<ChangeFacts>,
 }
 
 /// One generation of a slot.
@@ -58,6 +60,31 @@ pub struct SlotView {
     pub packed: Option<Arc<PackedSlot>>,
     /// Its PEFT directory; none before anyone has asked for it, where it keeps its members apart.
     pub path: Option<PathBuf>,
+    /// Bytes that it may take, where it has a budget of its own.
+    pub budget: Option<u64>,
+    /// Whether it must stay as it is.
+    pub is_pinned: bool,
+    /// The generations before it that are kept, the newest first.
+    pub earlier: Vec<Generation>,
+}
+
+/// Something new about a slot.
+#[derive(Debug, Clone)]
+pub enum SlotEvent {
+    /// It has a new generation.
+    Moved(Box<SlotView>),
+    /// It holds nothing any more.
+    Emptied(EmptiedRecord),
+}
+
+impl SlotEvent {
+    /// The revision that made it.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Moved(view) => view.record.revision,
+            Self::Emptied(record) => record.revision,
+        }
+    }
 }
 
 /// An adapter as it arrived, and what is kept of it.
@@ -253,6 +280,7 @@ impl Serving {
             record: Arc::clone(record),
             progress,
             decision,
+            change: facts::change(record)?,
         })
     }
 
@@ -286,7 +314,8 @@ impl Serving {
         base_model: &BaseModelName,
         slot: SlotIndex,
     ) -> Result<SlotView, ServerError> {
-        self.slot_view(slot_of(&*self.base_model(base_model)?, slot)?)
+        let base_model = self.base_model(base_model)?;
+        self.slot_view(&base_model, slot_of(&base_model, slot)?)
     }
 
     /// The occupied slots of one or all base models.
@@ -299,15 +328,19 @@ impl Serving {
         page: &Page,
     ) -> Result<Cut<SlotView>, ServerError> {
         let chosen = self.chosen(base_model)?;
-        let slots = chosen.iter().flat_map(|base| base.slots.values());
-        let key = |slot: &&Arc<SlotState>| {
+        let slots = chosen
+            .iter()
+            .flat_map(|base| base.slots.values().map(move |slot| (base, slot)));
+        let key = |(_, slot): &(&Arc<BaseModelState>, &Arc<SlotState>)| {
             let current = slot.current();
             format!("{}/{}", current.base_model, current.slot)
         };
-        page.cut(slots, key)?.try_map(|slot| self.slot_view(slot))
+        page.cut(slots, key)?
+            .try_map(|(base, slot)| self.slot_view(base, slot))
     }
 
-    /// Every slot whose newest generation came after `revision`, the oldest change first.
+    /// Every slot whose newest generation came after `revision`, or that was emptied after it, the
+    /// oldest change first.
     ///
     /// # Errors
     /// If facts cannot be read.
@@ -316,26 +349,41 @@ impl Serving {
         catalog: &Catalog,
         base_model: Option<&BaseModelName>,
         revision: Revision,
-    ) -> Result<Vec<SlotView>, ServerError> {
-        let mut changed: Vec<_> = catalog
-            .base_models
-            .iter()
-            .filter(|(name, _)| base_model.is_none_or(|wanted| *name == wanted))
-            .flat_map(|(_, base)| base.slots.values())
-            .filter(|slot| slot.current().revision > revision)
-            .collect();
-        changed.sort_by_key(|slot| (slot.current().revision, slot.current().slot));
-        changed
-            .into_iter()
-            .map(|slot| self.slot_view(slot))
-            .collect()
+    ) -> Result<Vec<SlotEvent>, ServerError> {
+        let mut events = Vec::new();
+        for (name, base) in &catalog.base_models {
+            if base_model.is_some_and(|wanted| name != wanted) {
+                continue;
+            }
+            for slot in base.slots.values() {
+                if slot.current().revision > revision {
+                    let view = self.slot_view(base, slot)?;
+                    events.push(SlotEvent::Moved(Box::new(view)));
+                }
+            }
+            let emptied = base.emptied.values().map(|slot| &slot.record);
+            let emptied = emptied.filter(|record| record.revision > revision);
+            events.extend(emptied.cloned().map(SlotEvent::Emptied));
+        }
+        // Changes of one revision stay in order of base model and slot, the emptied ones last.
+        events.sort_by_key(SlotEvent::revision);
+        Ok(events)
     }
 
-    fn slot_view(&self, slot: &SlotState) -> Result<SlotView, ServerError> {
+    fn slot_view(
+        &self,
+        base_model: &BaseModelState,
+        slot: &SlotState,
+    ) -> Result<SlotView, ServerError> {
         let record = slot.current();
         let packed = self.served.packs().head(record)?;
+        let policy = facts::policy(&base_model.record)?;
+        let facts = facts::generation(record)?;
         Ok(SlotView {
-            facts: facts::generation(record)?,
+            budget: facts.budget.map(|own| policy.slot_budget(own)),
+            is_pinned: policy.pinned.contains(&record.slot.0),
+            earlier: earlier_generations(slot).collect(),
+            facts,
             members: members(slot, usize::try_from(record.members).unwrap_or(usize::MAX)),
             path: match &packed {
                 None => Some(self.reader.export_path(record, PEFT)),
@@ -496,6 +544,14 @@ fn slot_of(base_model: &BaseModelState, slot: SlotIndex) -> Result<&Arc<SlotStat
         .slots
         .get(&slot)
         .ok_or_else(|| ServerError::unknown_slot(&base_model.record.name, slot))
+}
+
+/// The generations before the current one that are kept, the newest first. Whether a slot can go
+/// back to one depends on what has become of its members since.
+pub fn earlier_generations(slot: &SlotState) -> impl Iterator<Item = Generation> + '_ {
+    let current = slot.current().generation;
+    let generations = slot.generations.keys().rev().copied();
+    generations.filter(move |generation| *generation < current)
 }
 
 /// The first `count` members of a slot with their weights when it had so many.

@@ -6,19 +6,23 @@
 //! |---|---|
 //! | are one adapter, a mean of their members | `average` |
 //! | keep their members apart | `progressive` |
+//!
+//! Jobs that bring no adapter are in `upkeep`.
 
 mod average;
 mod progressive;
+mod upkeep;
 
 use std::sync::Arc;
 
 use kmerge_merge::{AdapterView, BaseModel, decode};
 use kmerge_storage::{
-    BaseModelState, Catalog, Commit, JobRecord, NewMember, Reader, SlotChange, SlotIndex,
-    SlotState, StoredTensor, TaskName,
+    BaseModelState, Catalog, Commit, JobRecord, NewMember, Reader, Rearrangement, SlotChange,
+    SlotIndex, SlotState, StoredTensor, TaskName,
 };
 
 pub use average::NormCache;
+pub use upkeep::{Wish, foresee};
 
 use crate::error::ServerError;
 use crate::facts::{self, CostFacts, DecisionFacts, GenerationFacts};
@@ -78,8 +82,8 @@ pub fn decide(
     }
 }
 
-/// Carries out one job: reads its staged files and the slots of its base model, writes the new
-/// tensor file, and returns what is to be committed. The mathematics runs on `pool`.
+/// Carries out one job: reads its staged files, if it has any, and the slots of its base model,
+/// writes the new tensor files, and returns what is to be committed. The mathematics runs on `pool`.
 ///
 /// # Errors
 /// If the staged files or a slot cannot be read or are damaged, the result cannot be represented,
@@ -90,11 +94,14 @@ pub fn run(
     tools: &Tools,
     pool: &rayon::ThreadPool,
     report: Report<'_>,
-) -> Result<Commit, ServerError> {
+) -> Result<Rearrangement, ServerError> {
     let base_model = catalog
         .base_models
         .get(&job.base_model)
         .ok_or_else(|| ServerError::unknown_base_model(&job.base_model))?;
+    if !job.kind.is_upload() {
+        return upkeep::run(job, base_model, catalog, tools, pool, report);
+    }
     let staged = tools.reader.staged(job.id)?;
     let source = FileSource(staged.tensor);
     let shapes = BaseModel::from_config_json(base_model.record.config.as_bytes())?;
@@ -106,11 +113,12 @@ pub fn run(
             source: &source,
         },
     };
-    if facts::policy(&base_model.record)?.operator.is_progressive() {
+    let commit = if facts::policy(&base_model.record)?.operator.is_progressive() {
         progressive::run(job, arrival, catalog, tools, pool, report)
     } else {
         average::run(job, arrival, catalog, tools, pool, report)
-    }
+    };
+    commit.map(Rearrangement::from)
 }
 
 /// A tensor file that is written, and what is to be said of it.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::task::TaskTracker;
 
 use crate::error::ServerError;
-use crate::serving::{ExportOf, JobView, Serving, SlotView};
+use crate::serving::{ExportOf, JobView, Serving, SlotEvent};
 use crate::shutdown::Stop;
 
 /// What waits for a reader. With HTTP/2's own window that is enough to keep it busy.
@@ -123,7 +123,7 @@ impl Watching {
         &self,
         base_model: Option<BaseModelName>,
         after: Revision,
-    ) -> Result<Events<SlotView>, ServerError> {
+    ) -> Result<Events<(SlotEvent, Revision)>, ServerError> {
         if let Some(name) = &base_model {
             self.serving.base_model(name)?;
         }
@@ -140,8 +140,9 @@ impl Watching {
             let mut seen = after;
             loop {
                 let catalog = Arc::clone(&changes.borrow_and_update());
-                for slot in serving.slots_after(&catalog, base_model.as_ref(), seen)? {
-                    if sender.send(Ok(slot)).await.is_err() {
+                let events = serving.slots_after(&catalog, base_model.as_ref(), seen)?;
+                for event in resumable(events) {
+                    if sender.send(Ok(event)).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -191,6 +192,23 @@ impl Watching {
             Ok(())
         })
     }
+}
+
+/// Events with the revision to resume from: while others of the same revision are to come, the one
+/// before, so that a reader who is cut off between them misses none.
+fn resumable(events: Vec<SlotEvent>) -> Vec<(SlotEvent, Revision)> {
+    let next = events.iter().skip(1).map(|event| Some(event.revision()));
+    let next: Vec<Option<Revision>> = next.chain([None]).collect();
+    let pairs = events.into_iter().zip(next).map(|(event, next)| {
+        let own = event.revision();
+        let resume = if next == Some(own) {
+            Revision(own.0.saturating_sub(1))
+        } else {
+            own
+        };
+        (event, resume)
+    });
+    pairs.collect()
 }
 
 fn read(

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use kmerge_storage::{BaseModelName, Catalog, Commit, CommitError, JobFailure, JobId, JobRecord};
+use kmerge_storage::{
+    BaseModelName, Catalog, CommitError, JobFailure, JobId, JobRecord, Rearrangement,
+};
 use tokio::sync::watch;
 
 use crate::config;
@@ -162,8 +164,8 @@ fn carry_out(
     };
     span.record("task", tracing::field::display(&job.task));
     tracing::info!(attempt = job.attempts, "started");
-    let outcome =
-        compute(parts, pool, &job).and_then(|commit| parts.owner.commit_blocking(commit).map(drop));
+    let outcome = compute(parts, pool, &job)
+        .and_then(|outcome| parts.owner.commit_blocking(outcome).map(drop));
     match outcome {
         Ok(()) => tracing::info!("done"),
         // Not the job's fault, and nothing was changed: it runs again after the restart.
@@ -177,7 +179,7 @@ fn compute(
     parts: &WorkerParts,
     pool: &rayon::ThreadPool,
     job: &JobRecord,
-) -> Result<Commit, ServerError> {
+) -> Result<Rearrangement, ServerError> {
     let catalog = Arc::clone(&parts.view.borrow());
     let report = |stage: Stage, share: f32| parts.progress.report(job.id, stage, share);
     catch_unwind(AssertUnwindSafe(|| {

@@ -139,6 +139,15 @@ impl Reader {
         StoredTensor::existing(&self.shared, generation.digest, generation.bytes)
     }
 
+    /// Opens a tensor file that waits for its commit.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn stored(&self, tensor: &StoredTensor) -> Result<TensorFile, ReadError> {
+        let path = self.shared.layout.tensor(&tensor.digest);
+        Ok(TensorFile::open(&path)?)
+    }
+
     /// What lies on the disk, by purpose.
     ///
     /// # Errors

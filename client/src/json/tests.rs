@@ -64,6 +64,8 @@ fn a_job_with_its_decision() {
         create_time: timestamp(),
         start_time: None,
         end_time: timestamp(),
+        kind: v1::JobKind::Upload.into(),
+        change: None,
     };
     insta::assert_snapshot!(pretty(&message(&job)));
 }

@@ -167,6 +167,7 @@ async fn watched_slots_come_as_they_change() {
             Ok(v1::WatchSlotsResponse {
                 slot: Some(slot(number, revision)),
                 revision,
+                emptied: None,
             })
         })
         .into();

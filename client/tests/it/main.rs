@@ -9,6 +9,7 @@ mod connect;
 mod fake;
 mod fetch;
 mod lists;
+mod upkeep;
 mod upload;
 mod watch;
 

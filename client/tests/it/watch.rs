@@ -32,6 +32,7 @@ fn changes<const N: usize>(revisions: [u64; N]) -> Messages<v1::WatchSlotsRespon
             Ok(v1::WatchSlotsResponse {
                 slot: Some(slot(0, revision)),
                 revision,
+                emptied: None,
             })
         })
         .into()
@@ -147,7 +148,8 @@ async fn a_slot_watch_never_goes_back() {
     let mut watch = fake.client().await.watch_slots(None, 0);
     let mut generations = Vec::new();
     for _ in 0..3 {
-        generations.push(watch.next().await.unwrap().generation);
+        let slot = watch.next().await.unwrap().into_slot().unwrap();
+        generations.push(slot.generation);
     }
     assert_eq!(generations, [5, 5, 9]);
 }

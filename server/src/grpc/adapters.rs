@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use crate::error::ServerError;
+use crate::maintenance::Upkeep;
 use crate::pages::Page;
 use crate::serving::Serving;
 use crate::shutdown::Stop;
@@ -18,6 +19,8 @@ use crate::uploads::{Accepted, Begun, Uploads};
 pub(super) struct Adapters {
     /// The way in.
     pub(super) uploads: Uploads,
+    /// Jobs that bring no adapter.
+    pub(super) upkeep: Upkeep,
     /// What is there.
     pub(super) serving: Serving,
     /// Ends uploads when kmerged stops.
@@ -86,6 +89,21 @@ impl v1::adapter_service_server::AdapterService for Adapters {
             .task(&base_model, &convert::task(&request.task)?)?;
         Ok(Response::new(v1::GetAdapterResponse {
             adapter: Some(convert::adapter(&task)),
+        }))
+    }
+
+    async fn forget_task(
+        &self,
+        request: Request<v1::ForgetTaskRequest>,
+    ) -> Result<Response<v1::ForgetTaskResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::base_model(&request.base_model)?;
+        let task = convert::task(&request.task)?;
+        let how = convert::request(request.request_id, request.validate_only)?;
+        let done = self.upkeep.forget(base_model, task, how).await?;
+        Ok(Response::new(v1::ForgetTaskResponse {
+            change: done.change.as_ref().map(convert::change),
+            job: convert::job_of(&self.serving, done.job.as_ref())?,
         }))
     }
 

@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::base_models::BaseModels;
+use crate::maintenance::Upkeep;
 use crate::pages::Page;
 use crate::serving::Serving;
 
@@ -13,6 +14,8 @@ use crate::serving::Serving;
 pub(super) struct BaseModelCalls {
     /// Registers.
     pub(super) base_models: BaseModels,
+    /// Jobs that bring no adapter.
+    pub(super) upkeep: Upkeep,
     /// What is there.
     pub(super) serving: Serving,
 }
@@ -53,6 +56,21 @@ impl v1::base_model_service_server::BaseModelService for BaseModelCalls {
         Ok(Response::new(v1::ListBaseModelsResponse {
             base_models: cut.items,
             next_page_token: cut.next_page_token,
+        }))
+    }
+
+    async fn set_budget(
+        &self,
+        request: Request<v1::SetBudgetRequest>,
+    ) -> Result<Response<v1::SetBudgetResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::base_model(&request.base_model)?;
+        let wish = convert::budget(&request)?;
+        let how = convert::request(request.request_id, request.validate_only)?;
+        let done = self.upkeep.settle(base_model, &wish, how).await?;
+        Ok(Response::new(v1::SetBudgetResponse {
+            change: done.change.as_ref().map(convert::change),
+            job: convert::job_of(&self.serving, done.job.as_ref())?,
         }))
     }
 }

@@ -1,8 +1,11 @@
 //! Between the contract's messages and the server's own types. Strict types are made here, once,
 //! at the edge; what cannot be converted is INVALID_ARGUMENT with the field's name.
 
+mod change;
+
 use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use kmerge_merge::progressive::{Fidelity, PackedSlot};
 use kmerge_merge::{
@@ -10,9 +13,11 @@ use kmerge_merge::{
 };
 use kmerge_proto::{limits, v1};
 use kmerge_storage::{
-    BaseModelName, BaseModelState, Digest, DiskUsage, JobFailure, JobState, RecoveryReport,
-    TaskName,
+    BaseModelName, BaseModelState, Digest, DiskUsage, JobFailure, JobRecord, JobState,
+    RecoveryReport, Revision, TaskName,
 };
+
+pub(super) use change::{budget, change, generation, pin, request};
 
 use crate::base_models::{PolicyWish, Registration};
 use crate::clock::timestamp;
@@ -20,7 +25,7 @@ use crate::error::ServerError;
 use crate::exports::PEFT;
 use crate::facts::{self, CostFacts, DecisionFacts, saturate};
 use crate::progress::Stage;
-use crate::serving::{JobView, Resolved, SlotView, TaskView, WeightedMember};
+use crate::serving::{JobView, Resolved, Serving, SlotEvent, SlotView, TaskView, WeightedMember};
 use crate::status_report::{About, StatusReport};
 use crate::uploads::Announced;
 use crate::watching::ExportPart;
@@ -376,6 +381,31 @@ pub(super) fn job(view: JobView) -> v1::Job {
         decision: view
             .decision
             .map(|(facts, members)| decision(&facts, members)),
+        kind: change::kind(&record.kind).into(),
+        change: view.change.as_ref().map(change),
+    }
+}
+
+/// A job that was just made, if one was.
+pub(super) fn job_of(
+    serving: &Serving,
+    record: Option<&Arc<JobRecord>>,
+) -> Result<Option<v1::Job>, ServerError> {
+    record
+        .map(|record| serving.view_of(record).map(job))
+        .transpose()
+}
+
+/// Something new about a slot, and the revision to resume from.
+pub(super) fn slot_event((event, resume): (SlotEvent, Revision)) -> v1::WatchSlotsResponse {
+    let (slot, emptied) = match event {
+        SlotEvent::Moved(view) => (Some(slot(*view)), None),
+        SlotEvent::Emptied(record) => (None, Some(change::emptied(&record))),
+    };
+    v1::WatchSlotsResponse {
+        slot,
+        revision: resume.0,
+        emptied,
     }
 }
 
@@ -388,7 +418,9 @@ pub(super) fn slot(view: SlotView) -> v1::Slot {
     };
     v1::Slot {
         operator: operator(view.facts.operator).into(),
-        budget_bytes: view.facts.budget,
+        budget_bytes: view.budget,
+        pinned: view.is_pinned,
+        earlier_generations: view.earlier.iter().map(|generation| generation.0).collect(),
         base_model: view.record.base_model.to_string(),
         slot: view.record.slot.0,
         generation: view.record.generation.0,

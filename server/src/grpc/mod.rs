@@ -27,6 +27,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::base_models::BaseModels;
 use crate::config::Listen;
+use crate::maintenance::Upkeep;
 use crate::owner::Owner;
 use crate::serving::Serving;
 use crate::shutdown::Stop;
@@ -54,6 +55,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Rooms {
     /// The way in.
     pub uploads: Uploads,
+    /// Jobs that bring no adapter.
+    pub upkeep: Upkeep,
     /// Base models.
     pub base_models: BaseModels,
     /// Reads.
@@ -108,6 +111,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
     health.set(false).await;
     let Rooms {
         uploads,
+        upkeep,
         base_models,
         serving,
         watching,
@@ -117,6 +121,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
     } = rooms;
     let adapters = adapters::Adapters {
         uploads,
+        upkeep: upkeep.clone(),
         serving: serving.clone(),
         stop: stop.clone(),
         idle: listen.stream_idle,
@@ -128,10 +133,12 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
     };
     let slots = slots::Slots {
         serving: serving.clone(),
+        upkeep: upkeep.clone(),
         watching,
     };
     let base_models = base_models::BaseModelCalls {
         base_models,
+        upkeep,
         serving: serving.clone(),
     };
     let admin = admin::Admin {

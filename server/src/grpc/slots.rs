@@ -1,11 +1,12 @@
 //! SlotService: convert, call, convert.
 
 use kmerge_proto::v1;
-use kmerge_storage::{Generation, Revision, SlotIndex};
+use kmerge_storage::{Revision, SlotIndex};
 use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::watch::{self, Streaming};
+use crate::maintenance::Upkeep;
 use crate::pages::Page;
 use crate::serving::{ExportOf, Serving};
 use crate::watching::{self, Watching};
@@ -15,6 +16,8 @@ use crate::watching::{self, Watching};
 pub(super) struct Slots {
     /// What is there.
     pub(super) serving: Serving,
+    /// Jobs that bring no adapter.
+    pub(super) upkeep: Upkeep,
     /// Follows changes.
     pub(super) watching: Watching,
 }
@@ -58,10 +61,7 @@ impl v1::slot_service_server::SlotService for Slots {
         let slots = self
             .watching
             .slots(base_model, Revision(request.after_revision))?;
-        Ok(watch::respond(slots, |slot| v1::WatchSlotsResponse {
-            revision: slot.record.revision.0,
-            slot: Some(convert::slot(slot)),
-        }))
+        Ok(watch::respond(slots, convert::slot_event))
     }
 
     async fn resolve_task(
@@ -88,7 +88,7 @@ impl v1::slot_service_server::SlotService for Slots {
     ) -> Result<Response<Self::FetchSlotStream>, Status> {
         let request = request.into_inner();
         convert::check_format(request.format)?;
-        let generation = (request.generation > 0).then_some(Generation(request.generation));
+        let generation = convert::generation(request.generation);
         let base_model = convert::base_model(&request.base_model)?;
         let of = if request.task.is_empty() {
             ExportOf::Slot(SlotIndex(request.slot))
@@ -97,5 +97,37 @@ impl v1::slot_service_server::SlotService for Slots {
         };
         let parts = self.watching.export(base_model, of, generation);
         Ok(watch::respond(parts, convert::export_part))
+    }
+
+    async fn rollback_slot(
+        &self,
+        request: Request<v1::RollbackSlotRequest>,
+    ) -> Result<Response<v1::RollbackSlotResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::base_model(&request.base_model)?;
+        let how = convert::request(request.request_id, request.validate_only)?;
+        let (slot, to) = (
+            SlotIndex(request.slot),
+            convert::generation(request.generation),
+        );
+        let done = self.upkeep.roll_back(base_model, slot, to, how).await?;
+        Ok(Response::new(v1::RollbackSlotResponse {
+            change: done.change.as_ref().map(convert::change),
+            job: convert::job_of(&self.serving, done.job.as_ref())?,
+        }))
+    }
+
+    async fn pin_slot(
+        &self,
+        request: Request<v1::PinSlotRequest>,
+    ) -> Result<Response<v1::PinSlotResponse>, Status> {
+        let request = request.into_inner();
+        let base_model = convert::base_model(&request.base_model)?;
+        let wish = convert::pin(&request);
+        let how = convert::request(request.request_id, false)?;
+        let done = self.upkeep.settle(base_model, &wish, how).await?;
+        Ok(Response::new(v1::PinSlotResponse {
+            job: convert::job_of(&self.serving, done.job.as_ref())?,
+        }))
     }
 }

@@ -198,6 +198,21 @@ fn look_up(error: &ServerError) -> Row {
                 format!("{base_model}/{slot}@{generation}"),
             ),
         ),
+        ServerError::NothingEarlier { .. } => row(
+            Code::FailedPrecondition,
+            "NO_EARLIER_GENERATION",
+            Detail::Precondition("generation"),
+        ),
+        ServerError::CannotReturn { .. } => row(
+            Code::FailedPrecondition,
+            "GENERATION_CANNOT_RETURN",
+            Detail::Precondition("generation"),
+        ),
+        ServerError::InAverage { .. } => row(
+            Code::FailedPrecondition,
+            "TASK_IN_AVERAGE",
+            Detail::Precondition("task"),
+        ),
         ServerError::RequestIdTaken { request_id, .. } => row(
             Code::AlreadyExists,
             "REQUEST_ID_REUSED",
@@ -295,6 +310,13 @@ fn merge(error: &MergeError) -> Row {
                 Code::FailedPrecondition,
                 error.reason(),
                 Detail::Precondition("floor"),
+            );
+        }
+        MergeError::Pinned { .. } | MergeError::AllPinned { .. } => {
+            return row(
+                Code::FailedPrecondition,
+                error.reason(),
+                Detail::Precondition("pinned"),
             );
         }
         MergeError::StalePlan { .. } => Code::Aborted,

@@ -137,7 +137,7 @@ pub(super) fn decide(
     let Merged { plan, outcome, .. } = merge(arrival, tools, &mut Discard, &|_, _| {})?;
     let slot = arrival.base_model.slots.get(&SlotIndex(plan.slot));
     Ok(Decided {
-        facts: DecisionFacts::new(&plan, &outcome),
+        facts: DecisionFacts::new(&plan, &outcome).numbered(arrival.base_model),
         members: with_newcomer(slot, task, plan.newcomer_weight),
     })
 }
@@ -157,10 +157,11 @@ pub(super) fn run(
     let merged = pool.install(|| merge(arrival, tools, &mut FileSink(&mut writer), report))?;
     report(Stage::Commit, 0.0);
     let tensor = writer.finish()?;
-    let decision = DecisionFacts::new(&merged.plan, &merged.outcome);
+    let decision = DecisionFacts::new(&merged.plan, &merged.outcome).numbered(arrival.base_model);
     let facts = GenerationFacts::new(&merged.plan, &merged.outcome, &merged.policy);
-    tools.norms.insert(tensor.digest, merged.outcome.norms);
+    // What was current until now goes; what follows is not in the catalog yet.
     tools.norms.retain_current(catalog);
+    tools.norms.insert(tensor.digest, merged.outcome.norms);
     let written = Written {
         slot: SlotIndex(merged.plan.slot),
         tensor,

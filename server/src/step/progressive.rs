@@ -23,10 +23,10 @@ const COSTS_KEPT: usize = 8;
 const DECISION_BYTES: usize = 3500;
 
 /// A base model's slots, opened.
-struct Slots<'a>(Vec<(&'a kmerge_storage::GenerationRecord, OpenPack)>);
+pub(super) struct Slots<'a>(Vec<(&'a kmerge_storage::GenerationRecord, OpenPack)>);
 
 impl<'a> Slots<'a> {
-    fn open(base_model: &'a BaseModelState, tools: &Tools) -> Result<Self, ServerError> {
+    pub(super) fn open(base_model: &'a BaseModelState, tools: &Tools) -> Result<Self, ServerError> {
         let slots = base_model.slots.values().map(|slot| {
             let record = slot.current();
             Ok((record, tools.packs.open(record)?))
@@ -34,7 +34,7 @@ impl<'a> Slots<'a> {
         slots.collect::<Result<_, _>>().map(Self)
     }
 
-    fn views(&self) -> Vec<PackedView<'_>> {
+    pub(super) fn views(&self) -> Vec<PackedView<'_>> {
         self.0
             .iter()
             .map(|(record, open)| PackedView {
@@ -47,8 +47,12 @@ impl<'a> Slots<'a> {
     }
 }
 
-/// What the slots of a base model take outside their files, at most: their manifests.
-fn beside(base_model: &BaseModelState, task: &TaskName, request_id: Option<&str>) -> Beside {
+/// What the slots of a base model take outside their files, at most: their manifests. `newcomer` is
+/// a task that comes, with the id of its request.
+pub(super) fn beside(
+    base_model: &BaseModelState,
+    newcomer: Option<(&TaskName, Option<&str>)>,
+) -> Beside {
     let length = |task: &TaskName, request_id: Option<&str>| {
         // JSON may write a character of a request id as six.
         let texts = task.as_str().len() + 6 * request_id.map_or(0, str::len);
@@ -57,7 +61,10 @@ fn beside(base_model: &BaseModelState, task: &TaskName, request_id: Option<&str>
     let tasks = base_model.tasks.values();
     let longest = tasks
         .map(|known| length(&known.task, known.request_id.as_deref()))
-        .fold(length(task, request_id), u64::max);
+        .fold(
+            newcomer.map_or(0, |(task, request_id)| length(task, request_id)),
+            u64::max,
+        );
     Beside {
         slot: MANIFEST_BYTES,
         member: MEMBER_BYTES + longest,
@@ -78,13 +85,13 @@ pub(super) fn decide(
             task: task.as_str(),
             adapter: arrival.newcomer,
         },
-        beside(arrival.base_model, task, None),
+        beside(arrival.base_model, Some((task, None))),
         &|_| {},
     )?;
     let slot = arrival.base_model.slots.get(&SlotIndex(placement.slot));
     Ok(Decided {
         members: with_newcomer(slot, task, newcomer_weight(&placement)),
-        facts: decision(&placement, placement.costs.len()),
+        facts: decision(&placement, placement.costs.len()).numbered(arrival.base_model),
     })
 }
 
@@ -104,7 +111,8 @@ pub(super) fn run(
         task: job.task.as_str(),
         adapter: arrival.newcomer,
     };
-    let beside = beside(arrival.base_model, &job.task, job.request_id.as_deref());
+    let newcomer_texts = (&job.task, job.request_id.as_deref());
+    let beside = beside(arrival.base_model, Some(newcomer_texts));
     report(Stage::Similarity, 0.0);
     let placement = pool.install(|| {
         place(&policy, &views, newcomer, beside, &|share| {
@@ -115,7 +123,7 @@ pub(super) fn run(
     pool.install(|| placement.write(&views, arrival.newcomer, &mut FileSink(&mut writer)))?;
     report(Stage::Commit, 0.0);
     let tensor = writer.finish()?;
-    let mut decision = decision(&placement, COSTS_KEPT);
+    let mut decision = decision(&placement, COSTS_KEPT).numbered(arrival.base_model);
     while facts::to_json(&decision).len() > DECISION_BYTES && decision.costs.pop().is_some() {}
     let written = Written {
         slot: SlotIndex(placement.slot),
@@ -124,10 +132,11 @@ pub(super) fn run(
         decision,
         tensor,
     };
+    // What was current until now goes; what follows is not in the catalog yet.
+    tools.packs.retain_current(catalog);
     tools
         .packs
         .insert(written.tensor.digest, Arc::new(placement.packed));
-    tools.packs.retain_current(catalog);
     Ok(written.commit(job, arrival.base_model))
 }
 

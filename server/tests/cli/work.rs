@@ -215,3 +215,53 @@ fn shells_and_man_get_their_files() {
     let page = std::fs::read_to_string(room.path().join("kmerge-push.1")).unwrap();
     assert!(page.contains("dry\\-run"), "{page}");
 }
+
+#[tokio::test]
+async fn slots_are_kept_changed_and_given_back() {
+    let (daemon, cli) = furnished().await;
+    push(&cli, &["a0", "a1", "a2"]);
+    let slot = cli.json(&["slot", "0"]);
+    assert_eq!(
+        (&slot["pinned"], &slot["earlier_generations"]),
+        (&json!(false), &json!([1]))
+    );
+
+    let pinned = cli.json(&["pin", "0"]);
+    assert_eq!(
+        (&pinned["kind"], &pinned["state"]),
+        (&json!("settings"), &json!("done"))
+    );
+    assert!(cli.done(&["slot", "0"]).stdout.contains("pinned"));
+    let refused = cli.run(&["rollback", "0"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("unpin"), "{}", refused.stderr);
+    cli.done(&["unpin", "0"]);
+
+    let dry = cli.json(&["rollback", "0", "--dry-run"]);
+    let back = cli.json(&["rollback", "0"]);
+    assert_eq!(back["change"], dry);
+    assert_eq!(dry["forgotten_tasks"], json!(["a2"]));
+    assert_eq!(
+        cli.json(&["slot", "0"])["sha256"],
+        cli.json(&["resolve", "a0"])["sha256"]
+    );
+
+    let said = cli
+        .done(&["base", "set", BASE, "--slots", "1", "--dry-run"])
+        .stdout;
+    assert!(
+        said.contains("slots 2 to 1") && said.contains("<- emptied"),
+        "{said}"
+    );
+    cli.done(&["base", "set", BASE, "--slots", "1"]);
+    let tasks = cli.json(&["tasks"]);
+    assert_eq!(tasks["tasks"].as_array().unwrap().len(), 2);
+
+    let stuck = cli.run(&["forget", "a0"]);
+    assert_eq!(stuck.code, 1);
+    assert!(stuck.stderr.contains("average"), "{}", stuck.stderr);
+    assert_eq!(cli.run(&["forget", "nobody"]).code, 4);
+    let jobs = cli.done(&["jobs"]).stdout;
+    assert!(jobs.contains("rollback slot-0"), "{jobs}");
+    daemon.assert_quiet(&[]);
+}

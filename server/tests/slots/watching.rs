@@ -167,7 +167,7 @@ async fn watchers_that_break_off_again_and_again_miss_nothing() {
                     if tasks(&newest) == TASKS {
                         break;
                     }
-                    let slot = watch.next().await.unwrap();
+                    let slot = watch.next().await.unwrap().into_slot().unwrap();
                     assert!(watch.revision() > revision, "{slot:?} came again");
                     revision = watch.revision();
                     let before = newest.insert(slot.slot, slot.clone());

@@ -148,7 +148,10 @@ impl Oracle {
     pub(crate) async fn watch(&self, client: Client) {
         let mut watch = client.watch_slots(None, 0).with_policy(Policy::NEVER);
         let mut revision = 0;
-        while let Some(slot) = here(watch.next().await) {
+        while let Some(event) = here(watch.next().await) {
+            let Some(slot) = event.into_slot() else {
+                continue;
+            };
             assert!(slot.revision > revision, "the watch went back: {slot:?}");
             revision = slot.revision;
             self.saw(&slot.base_model, slot.slot, slot.generation, &slot.sha256);

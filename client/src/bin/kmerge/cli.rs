@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{base, demo, jobs, pull, push, shell, slots, tasks, watch};
+use crate::commands::{base, demo, jobs, pull, push, shell, slots, tasks, upkeep, watch};
 #[cfg(feature = "score")]
 use crate::commands::{replay, score};
 use crate::output::{ColorWish, Format};
@@ -108,6 +108,14 @@ pub(crate) enum Command {
     Resolve(tasks::Resolve),
     /// Copy a slot's adapter into a directory
     Pull(pull::Pull),
+    /// Take a task out of its slot
+    Forget(upkeep::Forget),
+    /// Let a slot hold again what an earlier generation held
+    Rollback(upkeep::Rollback),
+    /// Keep a slot as it is
+    Pin(upkeep::Pin),
+    /// Let a pinned slot change again
+    Unpin(upkeep::Pin),
     /// Show how the daemon is
     #[command(after_help = "EXAMPLES:\n  kmerge status\n  kmerge status --json | jq .disk.free")]
     Status,

@@ -208,6 +208,18 @@ mod tests {
         path
     }
 
+    /// Starts a script that was just written. A test beside this one may have forked while it was
+    /// open for writing, and until that child runs its own program nobody can run this one.
+    async fn started(kmerged: &Path, directory: &Path) -> Daemon {
+        loop {
+            match Daemon::start(kmerged, directory) {
+                Ok(daemon) => return daemon,
+                Err(failure) if failure.message.contains("Text file busy") => sleep(LOOK).await,
+                Err(failure) => panic!("{failure:?}"),
+            }
+        }
+    }
+
     #[test]
     fn the_first_directory_with_a_kmerged_wins() {
         let (empty, full) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -247,7 +259,7 @@ mod tests {
     async fn a_daemon_that_ends_shows_its_last_words() {
         let directory = tempfile::tempdir().unwrap();
         let kmerged = script(directory.path(), "echo the disk is on fire >&2; exit 3");
-        let mut daemon = Daemon::start(&kmerged, directory.path()).unwrap();
+        let mut daemon = started(&kmerged, directory.path()).await;
         let failure = daemon.ready().await.unwrap_err();
         let expected = "kmerged ended by itself (exit status: 3)\n  | the disk is on fire";
         assert_eq!(failure.message, expected);
@@ -259,7 +271,7 @@ mod tests {
         // It says when it is listening for the signal, so that it is not sent too early.
         let body = "trap 'echo stopped; exit 0' TERM; echo started; while :; do sleep 0.05; done";
         let kmerged = script(directory.path(), body);
-        let daemon = Daemon::start(&kmerged, directory.path()).unwrap();
+        let daemon = started(&kmerged, directory.path()).await;
         let log = daemon.log().to_owned();
         while files::last_lines(&log, 1).is_empty() {
             sleep(LOOK).await;

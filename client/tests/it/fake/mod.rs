@@ -41,6 +41,8 @@ pub(crate) struct Script {
     pub(crate) fetched: Vec<v1::FetchSlotRequest>,
     pub(crate) base_models: Vec<v1::BaseModel>,
     pub(crate) registered: Vec<v1::RegisterBaseModelRequest>,
+    /// Requests of jobs that bring no adapter, as debug text.
+    pub(crate) asked: Vec<String>,
     pub(crate) slots: Vec<v1::Slot>,
     pub(crate) jobs: Vec<v1::Job>,
     pub(crate) adapters: Vec<v1::Adapter>,

@@ -72,8 +72,31 @@ fn page<T: Clone>(items: &[T], size: usize, token: &str) -> (Vec<T>, String) {
     (items[start..end].to_vec(), next)
 }
 
+/// What a job that brings no adapter answers with.
+fn maintained(validate_only: bool, kind: v1::JobKind) -> (Option<v1::Job>, Option<v1::Change>) {
+    let change = v1::Change {
+        reason: "as asked".into(),
+        ..v1::Change::default()
+    };
+    let job = v1::Job {
+        kind: kind.into(),
+        ..super::job(7, v1::JobState::Queued)
+    };
+    ((!validate_only).then_some(job), Some(change))
+}
+
 #[tonic::async_trait]
 impl AdapterService for Services {
+    async fn forget_task(
+        &self,
+        request: Request<v1::ForgetTaskRequest>,
+    ) -> Result<Response<v1::ForgetTaskResponse>, Status> {
+        let request = request.into_inner();
+        let (job, change) = maintained(request.validate_only, v1::JobKind::Forget);
+        self.script().asked.push(format!("{request:?}"));
+        Ok(Response::new(v1::ForgetTaskResponse { job, change }))
+    }
+
     async fn upload_adapter(
         &self,
         request: Request<Streaming<v1::UploadAdapterRequest>>,
@@ -293,6 +316,27 @@ impl SlotService for Services {
         }))
     }
 
+    async fn rollback_slot(
+        &self,
+        request: Request<v1::RollbackSlotRequest>,
+    ) -> Result<Response<v1::RollbackSlotResponse>, Status> {
+        let request = request.into_inner();
+        let (job, change) = maintained(request.validate_only, v1::JobKind::Rollback);
+        self.script().asked.push(format!("{request:?}"));
+        Ok(Response::new(v1::RollbackSlotResponse { job, change }))
+    }
+
+    async fn pin_slot(
+        &self,
+        request: Request<v1::PinSlotRequest>,
+    ) -> Result<Response<v1::PinSlotResponse>, Status> {
+        let (job, _) = maintained(false, v1::JobKind::Settings);
+        self.script()
+            .asked
+            .push(format!("{:?}", request.into_inner()));
+        Ok(Response::new(v1::PinSlotResponse { job }))
+    }
+
     async fn fetch_slot(
         &self,
         request: Request<v1::FetchSlotRequest>,
@@ -316,6 +360,16 @@ impl BaseModelService for Services {
         let base_model = Some(super::base_model(&request.name));
         self.script().registered.push(request);
         Ok(Response::new(v1::RegisterBaseModelResponse { base_model }))
+    }
+
+    async fn set_budget(
+        &self,
+        request: Request<v1::SetBudgetRequest>,
+    ) -> Result<Response<v1::SetBudgetResponse>, Status> {
+        let request = request.into_inner();
+        let (job, change) = maintained(request.validate_only, v1::JobKind::Settings);
+        self.script().asked.push(format!("{request:?}"));
+        Ok(Response::new(v1::SetBudgetResponse { job, change }))
     }
 
     async fn get_base_model(

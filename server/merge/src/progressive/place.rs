@@ -55,7 +55,9 @@ pub struct Beside {
 }
 
 impl Beside {
-    pub(super) fn of(self, members: usize) -> u64 {
+    /// For a slot of so many members.
+    #[must_use]
+    pub fn of(self, members: usize) -> u64 {
         self.slot + self.member * u64::try_from(members).unwrap_or(u64::MAX / 2)
     }
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 use kmerge_client::{json, v1};
 
+use super::upkeep::How;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::views;
@@ -17,6 +18,8 @@ use crate::{files, values};
 pub(crate) enum Base {
     /// Register a base model from its config.json
     Add(Add),
+    /// Change how many slots a base model has, and how many bytes
+    Set(Set),
     /// List the base models
     #[command(after_help = "EXAMPLES:\n  kmerge base list\n  kmerge base list --json")]
     List,
@@ -52,6 +55,47 @@ pub(crate) struct Add {
     served_as: Option<String>,
 }
 
+/// Arguments of `base set`. What is left out stays as it is.
+#[derive(Debug, Args)]
+#[command(after_help = SET_EXAMPLES)]
+pub(crate) struct Set {
+    /// Its name
+    #[arg(value_parser = values::name)]
+    name: String,
+    #[command(flatten)]
+    budget: Budget,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Budget {
+    /// K: at most this many slots
+    #[arg(long, value_name = "K")]
+    slots: Option<u32>,
+    /// At most this many bytes for all slots together, as 64MiB or 1GB; 0: no limit
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    max_bytes: Option<u64>,
+    /// For progressive: bytes of one slot with all that belongs to it, as 480KiB; 0: each slot
+    /// keeps its own
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    slot_bytes: Option<u64>,
+    /// For progressive: refuse what would push a member's retention below this, in [0, 1)
+    #[arg(long, value_name = "F")]
+    floor: Option<f64>,
+}
+
+const SET_EXAMPLES: &str = "\
+EXAMPLES:
+  kmerge base set smollm2-135m --slots 2 --dry-run
+  kmerge base set phone --slot-bytes 1MiB
+  kmerge base set phone --max-bytes 0 --floor 0.9
+
+The slots follow at once: members of slots that go move to where the worst kept one stays best
+kept, and slots that are averages become one with the most similar other. --dry-run says beforehand
+what it costs.";
+
 const ADD_EXAMPLES: &str = "\
 EXAMPLES:
   kmerge base add smollm2-135m --config config.json
@@ -63,6 +107,7 @@ impl Base {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         match self {
             Self::Add(add) => add.run(context).await,
+            Self::Set(set) => set.run(context).await,
             Self::List => list(context).await,
             Self::Show { name } => {
                 let base = context.client().await?.get_base_model(&name).await?;
@@ -96,6 +141,23 @@ impl Add {
             }),
             served_as: self.served_as.unwrap_or_default(),
         }
+    }
+}
+
+impl Set {
+    async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        let client = context.client().await?;
+        let request = v1::SetBudgetRequest {
+            base_model: self.name,
+            slots: self.budget.slots,
+            max_bytes: self.budget.max_bytes,
+            slot_bytes: self.budget.slot_bytes,
+            floor: self.budget.floor,
+            request_id: self.how.request_id(),
+            validate_only: self.how.is_dry_run(),
+        };
+        let done = client.set_budget(request).await?;
+        self.how.finish(context, &client, done).await
     }
 }
 

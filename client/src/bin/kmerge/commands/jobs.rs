@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use clap::Args;
-use kmerge_client::{json, v1};
+use kmerge_client::{Client, json, v1};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -75,11 +75,33 @@ impl Job {
         bar.finish();
         let job = last.expect("a watch gives the job before it ends");
         context.output.say(&views::job(&job, SystemTime::now()))?;
-        if job.state() == v1::JobState::Done {
-            Ok(Exit::Done)
-        } else {
-            Err(Failure::job(&job))
-        }
+        outcome(&job)
+    }
+}
+
+/// Follows a job to its end with a progress bar.
+pub(super) async fn followed(
+    context: &Context,
+    client: &Client,
+    id: u64,
+) -> Result<v1::Job, Failure> {
+    let bar = Bar::job(&context.output);
+    let mut watch = client.watch_job(id);
+    let mut last = None;
+    while let Some(job) = watch.next().await.inspect_err(|_| bar.finish())? {
+        bar.watching(&job);
+        last = Some(job);
+    }
+    bar.finish();
+    Ok(last.expect("a watch gives the job before it ends"))
+}
+
+/// How a command ends whose job has ended.
+pub(super) fn outcome(job: &v1::Job) -> Result<Exit, Failure> {
+    if job.state() == v1::JobState::Done {
+        Ok(Exit::Done)
+    } else {
+        Err(Failure::job(job))
     }
 }
 
@@ -97,15 +119,9 @@ pub(crate) struct Cancel {
 impl Cancel {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let job = context.client().await?.cancel_job(self.id).await?;
-        context.output.document(&json::message(&job), || {
-            format!(
-                "job {}: {} of {}, {}",
-                job.id,
-                job.task,
-                job.base_model,
-                views::state(&job)
-            )
-        })?;
+        context
+            .output
+            .document(&json::message(&job), || views::job_line(&job))?;
         Ok(Exit::Done)
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod shell;
 pub(crate) mod slots;
 pub(crate) mod status;
 pub(crate) mod tasks;
+pub(crate) mod upkeep;
 pub(crate) mod watch;
 
 use crate::cli::Command;
@@ -52,6 +53,10 @@ async fn dispatch(command: Command, context: &Context) -> Result<Exit, Failure> 
         Command::Watch(watch) => watch.run(context).await,
         Command::Resolve(resolve) => resolve.run(context).await,
         Command::Pull(pull) => pull.run(context).await,
+        Command::Forget(forget) => forget.run(context).await,
+        Command::Rollback(rollback) => rollback.run(context).await,
+        Command::Pin(pin) => pin.run(context, true).await,
+        Command::Unpin(pin) => pin.run(context, false).await,
         Command::Status => status::run(context).await,
         Command::Doctor => doctor::run(context).await,
         #[cfg(feature = "score")]

@@ -7,6 +7,7 @@ use clap::Args;
 use kmerge_client::{Adapter, Client, Upload, json, v1};
 use serde_json::json;
 
+use super::jobs;
 use crate::context::{Context, base_model};
 use crate::failure::{Exit, Failure};
 use crate::output::progress::Bar;
@@ -105,15 +106,7 @@ async fn send(
 
 /// Follows a job to its end with a progress bar, and shows what came of it.
 async fn wait(context: &Context, client: &Client, id: u64) -> Result<Exit, Failure> {
-    let bar = Bar::job(&context.output);
-    let mut watch = client.watch_job(id);
-    let mut last = None;
-    while let Some(job) = watch.next().await.inspect_err(|_| bar.finish())? {
-        bar.watching(&job);
-        last = Some(job);
-    }
-    bar.finish();
-    let job = last.expect("a watch gives the job before it ends");
+    let job = jobs::followed(context, client, id).await?;
     context
         .output
         .document(&json::message(&job), || match &job.decision {
@@ -128,11 +121,7 @@ async fn wait(context: &Context, client: &Client, id: u64) -> Result<Exit, Failu
             }
             None => views::job(&job, SystemTime::now()),
         })?;
-    if job.state() == v1::JobState::Done {
-        Ok(Exit::Done)
-    } else {
-        Err(Failure::job(&job))
-    }
+    jobs::outcome(&job)
 }
 
 fn accepted(context: &Context, job: &v1::Job, existing: bool) -> Result<Exit, Failure> {

@@ -1,7 +1,8 @@
 //! `kmerge watch`: the slots as they change.
 
 use clap::Args;
-use kmerge_client::json;
+use kmerge_client::{SlotEvent, json};
+use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -26,17 +27,27 @@ EXAMPLES:
   kmerge watch --after 41
   kmerge watch --json | while read -r slot; do reload \"$slot\"; done
 
-Ends when interrupted, or when the daemon stays away. With JSON there is one slot a line.";
+Ends when interrupted, or when the daemon stays away. With JSON there is one slot a line, and an
+object with `emptied` for a slot that holds nothing any more.";
 
 impl Watch {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let client = context.client().await?;
         let mut watch = client.watch_slots(self.base.as_deref(), self.after);
         loop {
-            let slot = watch.next().await?;
-            context
-                .output
-                .event(&json::message(&slot), || views::change(&slot))?;
+            let event = watch.next().await?;
+            let revision = watch.revision();
+            match event {
+                SlotEvent::Changed(slot) => context
+                    .output
+                    .event(&json::message(&*slot), || views::slot_line(&slot))?,
+                SlotEvent::Emptied(slot) => {
+                    let document = json!({"emptied": json::message(&slot), "revision": revision});
+                    context
+                        .output
+                        .event(&document, || views::emptied(&slot, revision))?;
+                }
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What people see of each thing: its table, its facts. Text in, text out; the clock is an
 //! argument.
 
+mod change;
 mod fidelity;
 
 use std::time::SystemTime;
@@ -8,6 +9,8 @@ use std::time::SystemTime;
 use kmerge_client::json::word_of;
 use kmerge_client::v1;
 use owo_colors::OwoColorize as _;
+
+pub(crate) use change::{change, emptied};
 
 use super::record::Record;
 use super::table::{Column, Table};
@@ -132,6 +135,8 @@ pub(crate) fn slot(slot: &v1::Slot, now: SystemTime) -> String {
         .fact("size", text::bytes(slot.bytes))
         .maybe("operator", word_of(slot.operator()))
         .maybe("budget", slot.budget_bytes.map(text::bytes))
+        .maybe("pinned", slot.pinned.then(|| "yes".to_owned()))
+        .maybe("earlier", earlier(&slot.earlier_generations))
         .fact("sha256", &slot.sha256)
         .maybe(
             "path",
@@ -142,8 +147,14 @@ pub(crate) fn slot(slot: &v1::Slot, now: SystemTime) -> String {
     format!("{facts}\n{}", fidelity::members(&slot.members))
 }
 
+/// The generations that a slot could go back to.
+fn earlier(generations: &[u64]) -> Option<String> {
+    let texts: Vec<String> = generations.iter().map(u64::to_string).collect();
+    (!texts.is_empty()).then(|| format!("generations {}", texts.join(", ")))
+}
+
 /// One change of a slot, as a line.
-pub(crate) fn change(slot: &v1::Slot) -> String {
+pub(crate) fn slot_line(slot: &v1::Slot) -> String {
     format!(
         "{} slot {} generation {} {} {}",
         format!("revision {:<6}", slot.revision).dimmed(),
@@ -219,7 +230,7 @@ pub(crate) fn jobs(jobs: &[v1::Job], now: SystemTime) -> String {
         table.row([
             job.id.bold().to_string(),
             state(job),
-            job.task.clone(),
+            subject(job),
             job.base_model.clone(),
             text::shorten(&outcome(job), 60),
             text::bytes(job.size_bytes),
@@ -231,13 +242,14 @@ pub(crate) fn jobs(jobs: &[v1::Job], now: SystemTime) -> String {
 
 /// One job, with its decision once there is one.
 pub(crate) fn job(job: &v1::Job, now: SystemTime) -> String {
+    let is_upload = matches!(job.kind(), v1::JobKind::Upload | v1::JobKind::Unspecified);
     let attempts = (job.attempts > 1).then(|| job.attempts.to_string());
     let facts = Record::new()
         .fact("job", job.id.bold().to_string())
         .fact("state", state(job))
-        .fact("task", format!("{} of {}", job.task, job.base_model))
-        .fact("size", text::bytes(job.size_bytes))
-        .fact("sha256", &job.sha256)
+        .fact("task", format!("{} of {}", subject(job), job.base_model))
+        .maybe("size", is_upload.then(|| text::bytes(job.size_bytes)))
+        .maybe("sha256", is_upload.then(|| job.sha256.clone()))
         .maybe(
             "request id",
             Some(job.request_id.clone()).filter(|id| !id.is_empty()),
@@ -250,9 +262,31 @@ pub(crate) fn job(job: &v1::Job, now: SystemTime) -> String {
             job.error.as_ref().map(|error| error.message.clone()),
         )
         .render();
-    match &job.decision {
-        Some(made) => format!("{facts}\n{}", decision(made)),
-        None => facts,
+    match (&job.decision, &job.change) {
+        (Some(made), _) => format!("{facts}\n{}", decision(made)),
+        (None, Some(done)) => format!("{facts}\n{}", change(done, false)),
+        (None, None) => facts,
+    }
+}
+
+/// One job as a line.
+pub(crate) fn job_line(job: &v1::Job) -> String {
+    format!(
+        "job {}: {} of {}, {}",
+        job.id,
+        subject(job),
+        job.base_model,
+        state(job)
+    )
+}
+
+/// What a job works on: its task, or what it does.
+fn subject(job: &v1::Job) -> String {
+    match job.kind() {
+        v1::JobKind::Upload | v1::JobKind::Unspecified => job.task.clone(),
+        v1::JobKind::Forget => format!("forget {}", job.task),
+        v1::JobKind::Rollback => format!("rollback {}", job.task),
+        v1::JobKind::Settings => "settings".to_owned(),
     }
 }
 
@@ -357,6 +391,10 @@ fn outcome(job: &v1::Job) -> String {
     match (&job.decision, &job.error) {
         (Some(decision), _) => headline(decision),
         (None, Some(error)) => error.message.clone(),
+        (None, None) if job.change.is_some() => job
+            .change
+            .as_ref()
+            .map_or_else(String::new, |done| done.reason.clone()),
         (None, None) if job.state() == v1::JobState::Running => {
             format!("{}, {} %", stage(job), job.percent)
         }

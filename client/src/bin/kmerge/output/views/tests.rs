@@ -86,6 +86,8 @@ fn slot_of(number: u32, bytes: u64) -> v1::Slot {
         update_time: then(),
         operator: v1::Operator::Exact.into(),
         budget_bytes: None,
+        pinned: false,
+        earlier_generations: Vec::new(),
     }
 }
 
@@ -226,7 +228,7 @@ fn a_resolved_task() {
 
 #[test]
 fn a_change_is_a_line() {
-    let line = plain(&change(&slot_of(1, 1)));
+    let line = plain(&slot_line(&slot_of(1, 1)));
     assert_eq!(
         line,
         "revision 12     slot 1 generation 3 (smollm2-135m) slug-en, slug-de"
