@@ -74,8 +74,8 @@ const COUNTER: &[(&str, &[u32])] = &[("counter.reserved", &[2])];
 
 const ALL: [&[(&str, &[u32])]; 4] = [FILES, UPLOADS, MERGES, COUNTER];
 
-/// Not met here, where storage's own tests kill: in a database of several MiB, which no short run
-/// makes, and when members are rearranged or settings changed, which no job of the daemon does.
+/// Not met here: in a database of several MiB, which no short run makes and where storage's own tests
+/// kill, and when slots are emptied or settings changed, where the tests of upkeep do.
 const ELSEWHERE: [&str; 3] = [
     "compact.",
     "commit.remains_removed",

@@ -13,6 +13,8 @@ mod budget;
 mod forgetting;
 #[path = "upkeep/going_back.rs"]
 mod going_back;
+#[path = "upkeep/kills.rs"]
+mod kills;
 #[path = "upkeep/pins.rs"]
 mod pins;
 mod support;

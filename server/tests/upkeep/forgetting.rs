@@ -56,10 +56,12 @@ async fn a_task_leaves_and_the_others_stay_as_they_were() {
     check(&client).await;
     // Without a grace its bytes are nowhere any more.
     let name_is_left = || {
-        let files = files_below(&daemon.state().join("tensors"));
+        let tensors = daemon.state().join("tensors");
+        let files = files_below(&tensors);
+        assert!(!files.is_empty());
         let is_left = |file: &std::path::PathBuf| {
             // One that has gone since it was listed holds nothing.
-            let bytes = std::fs::read(file).unwrap_or_default();
+            let bytes = std::fs::read(tensors.join(file)).unwrap_or_default();
             bytes.windows(9).any(|window| window == b"lookup-en")
         };
         files.iter().any(is_left)
