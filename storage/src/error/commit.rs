@@ -18,8 +18,8 @@ pub enum Existing {
     },
     /// The task has another adapter.
     #[error(
-        "task {task} of base model {base_model} has another adapter (job {job}); choose another \
-         task name"
+        "task {task} of base model {base_model} has another adapter (job {job}); forget the \
+         task first, or choose another name"
     )]
     Task {
         /// The base model.
