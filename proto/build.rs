@@ -10,6 +10,7 @@ const PROTOS: &[&str] = &[
     "kmerge/v1/job.proto",
     "kmerge/v1/slot.proto",
     "kmerge/v1/base_model.proto",
+    "kmerge/v1/runtime.proto",
     "kmerge/v1/admin.proto",
 ];
 

@@ -21,6 +21,7 @@ use v1::adapter_service_client::AdapterServiceClient;
 use v1::admin_service_client::AdminServiceClient;
 use v1::base_model_service_client::BaseModelServiceClient;
 use v1::job_service_client::JobServiceClient;
+use v1::runtime_service_client::RuntimeServiceClient;
 use v1::slot_service_client::SlotServiceClient;
 
 /// How long the daemon may take to accept a connection.
@@ -33,6 +34,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest answer that is read, in bytes. Answers name every member of a slot, so they grow
 /// with the number of tasks; streams of tensor bytes have the contract's smaller limit.
 pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Runtimes in a page: each names all its adapters.
+const FEW_ITEMS: i32 = 4;
 
 /// Items per page of the lists whose items grow with the number of members, and of the others.
 const LARGE_ITEMS: i32 = 32;
@@ -268,6 +272,24 @@ impl Client {
         self.read(answer)
     }
 
+    /// The runtimes that the daemon keeps up to date, in order of name.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list_runtimes(&self) -> Result<Vec<v1::Runtime>, Error> {
+        let mut pages = Pages::new();
+        while let Some(page_token) = pages.next_token() {
+            let request = v1::ListRuntimesRequest {
+                page_size: FEW_ITEMS,
+                page_token,
+            };
+            let answer = self.runtimes().list_runtimes(bounded(request)).await;
+            let page = self.read(answer)?;
+            pages.add(page.runtimes, page.next_page_token)?;
+        }
+        Ok(pages.items)
+    }
+
     /// How the daemon is.
     ///
     /// # Errors
@@ -308,6 +330,10 @@ impl Client {
 
     pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
+    }
+
+    pub(crate) fn runtimes(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
     /// `limit`: the largest answer to read; exports come in messages of the contract's size.

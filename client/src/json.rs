@@ -47,9 +47,10 @@ macro_rules! described {
 }
 
 described! {
-    Adapter BaseModel Change Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity GetStatusResponse Job
-    JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse Slot SlotChange
-    SlotSimilarity UploadAdapterResponse WatchSlotsResponse
+    Adapter BaseModel Change Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity
+    GetStatusResponse Job JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse
+    Runtime RuntimeAdapter RuntimeSummary RuntimeTrouble Slot SlotChange SlotSimilarity
+    UploadAdapterResponse WatchSlotsResponse
 }
 
 /// A message as JSON.
@@ -192,7 +193,8 @@ macro_rules! words {
 }
 
 words! {
-    AdapterFormat Assignment AssignmentRule Dtype JobKind JobStage JobState Operator SlotDtype Weighting
+    AdapterFormat Assignment AssignmentRule Dtype JobKind JobStage JobState Operator
+    RuntimeCondition SlotDtype Weighting
 }
 
 #[cfg(test)]

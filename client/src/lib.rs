@@ -49,4 +49,4 @@ pub use fetch::{Fetch, Fetched};
 pub use kmerge_proto::v1;
 pub use socket::default_socket;
 pub use upload::{Adapter, Upload, UploadEvent};
-pub use watch::{JobWatch, SlotEvent, SlotWatch};
+pub use watch::{JobWatch, RuntimeWatch, SlotEvent, SlotWatch};

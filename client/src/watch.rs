@@ -1,10 +1,10 @@
-//! Jobs and slots as they change, over lost connections.
+//! Jobs, slots and runtimes as they change, over lost connections.
 //!
-//! A watch is pulled: [`JobWatch::next`] and [`SlotWatch::next`] give one change each. When the
+//! A watch is pulled: its `next` gives one change each. When the
 //! connection is lost or the daemon stops, a watch opens its stream again under its
 //! [`Policy`]; only when that is spent does the caller hear of it. A job's watch starts from the
 //! job as it is; a slots' watch goes on after the last revision that was given, so nothing is
-//! missed and nothing comes twice.
+//! missed and nothing comes twice; a watch of runtimes begins again with all of them as they are.
 //!
 //! Dropping a call to `next` loses nothing.
 
@@ -58,7 +58,28 @@ pub struct SlotWatch {
     retry: Retry,
 }
 
+/// Runtimes as they change, for ever.
+#[derive(Debug)]
+pub struct RuntimeWatch {
+    client: Client,
+    name: String,
+    stream: Option<Streaming<v1::WatchRuntimesResponse>>,
+    retry: Retry,
+}
+
 impl Client {
+    /// Watches the runtime of that name, or all. First comes each as it is, then each change.
+    /// Nothing is sent before the first [`RuntimeWatch::next`].
+    #[must_use]
+    pub fn watch_runtimes(&self, name: Option<&str>) -> RuntimeWatch {
+        RuntimeWatch {
+            client: self.clone(),
+            name: name.unwrap_or_default().to_owned(),
+            stream: None,
+            retry: Retry::new(Policy::WATCH),
+        }
+    }
+
     /// Watches a job. Nothing is sent before the first [`JobWatch::next`].
     #[must_use]
     pub fn watch_job(&self, id: u64) -> JobWatch {
@@ -204,6 +225,52 @@ impl SlotWatch {
                 let slot = present(change.slot, "slot")?;
                 Ok((SlotEvent::Changed(Box::new(slot)), change.revision))
             }
+            Ok(None) => Err(cut(&self.client)),
+            Err(status) => Err(self.client.error(&status)),
+        }
+    }
+}
+
+impl RuntimeWatch {
+    /// The same watch under another policy.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.retry = Retry::new(policy);
+        self
+    }
+
+    /// The next state of a runtime.
+    ///
+    /// # Errors
+    /// Not found if there is no such runtime; [`Error::Unreachable`] once the policy is spent.
+    pub async fn next(&mut self) -> Result<v1::Runtime, Error> {
+        loop {
+            match self.step().await {
+                Ok(runtime) => {
+                    self.retry.succeeded();
+                    return Ok(runtime);
+                }
+                Err(error) => {
+                    self.stream = None;
+                    pause(&mut self.retry, error).await?;
+                }
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<v1::Runtime, Error> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let request = Request::new(v1::WatchRuntimesRequest {
+                    name: self.name.clone(),
+                });
+                let answer = self.client.runtimes().watch_runtimes(request).await;
+                none.insert(self.client.read(answer)?)
+            }
+        };
+        match stream.message().await {
+            Ok(Some(change)) => present(change.runtime, "runtime"),
             Ok(None) => Err(cut(&self.client)),
             Err(status) => Err(self.client.error(&status)),
         }

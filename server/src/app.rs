@@ -147,6 +147,7 @@ impl App {
                 idle: config.listen.stream_idle,
             },
             serving,
+            board: runtimes.board().clone(),
             owner,
             about: Arc::new(About::new(&config, started, report)),
             stop: stop.clone(),

@@ -18,6 +18,8 @@ pub enum Resource {
     Task,
     /// An occupied slot.
     Slot,
+    /// A configured runtime.
+    Runtime,
 }
 
 impl Resource {
@@ -27,6 +29,7 @@ impl Resource {
             Self::BaseModel => "kmerge.v1.BaseModel",
             Self::Task => "kmerge.v1.Adapter",
             Self::Slot => "kmerge.v1.Slot",
+            Self::Runtime => "kmerge.v1.Runtime",
         }
     }
 }
@@ -231,6 +234,18 @@ impl ServerError {
             what: format!(
                 "no adapter for task {task} has been merged for base model {base_model}: push one, \
                  or see `kmerge jobs` for one on its way"
+            ),
+        }
+    }
+
+    /// No runtime of that name.
+    pub fn unknown_runtime(name: &str) -> Self {
+        Self::NotFound {
+            resource: Resource::Runtime,
+            name: name.to_owned(),
+            what: format!(
+                "there is no runtime {name:?} in the configuration: `kmerge runtimes` lists those \
+                 that are there"
             ),
         }
     }

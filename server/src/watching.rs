@@ -1,4 +1,4 @@
-//! Streams that follow something: a job, the slots, the bytes of an export.
+//! Streams that follow something: a job, the slots, the runtimes, the bytes of an export.
 //!
 //! Each is one tracked task that writes to a short channel: a reader that is slow is sent the
 //! newest state when it is ready again, never everything it missed, and never anything older. All
@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::task::TaskTracker;
 
 use crate::error::ServerError;
+use crate::runtimes::board::{Board, RuntimeState, States};
 use crate::serving::{ExportOf, JobView, Serving, SlotEvent};
 use crate::shutdown::Stop;
 
@@ -147,6 +148,40 @@ impl Watching {
                     }
                 }
                 seen = catalog.revision;
+                changes.changed().await.map_err(|_| ServerError::Stopping)?;
+            }
+        }))
+    }
+
+    /// Every runtime as it stands, or the one of that name, then each change.
+    ///
+    /// # Errors
+    /// A name that is not configured.
+    pub fn runtimes(
+        &self,
+        board: &Board,
+        name: Option<String>,
+    ) -> Result<Events<Arc<RuntimeState>>, ServerError> {
+        let mut changes = board.changes();
+        if let Some(name) = &name
+            && !changes.borrow().contains_key(name)
+        {
+            return Err(ServerError::unknown_runtime(name));
+        }
+        Ok(self.start(move |sender| async move {
+            let mut seen = States::new();
+            loop {
+                let states = changes.borrow_and_update().clone();
+                for (runtime, state) in &states {
+                    let is_new = seen
+                        .get(runtime)
+                        .is_none_or(|seen| !Arc::ptr_eq(seen, state));
+                    let is_wanted = name.as_ref().is_none_or(|name| name == runtime);
+                    if is_new && is_wanted && sender.send(Ok(Arc::clone(state))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                seen = states;
                 changes.changed().await.map_err(|_| ServerError::Stopping)?;
             }
         }))

@@ -13,6 +13,8 @@ mod faults;
 mod hooks;
 #[path = "runtimes/server.rs"]
 mod server;
+#[path = "runtimes/states.rs"]
+mod states;
 mod support;
 #[path = "runtimes/vllm.rs"]
 mod vllm;

@@ -6,7 +6,9 @@ use kmerge_proto::v1;
 use tonic::{Request, Response, Status};
 
 use super::convert;
+use super::runtimes::summary;
 use crate::error::ServerError;
+use crate::runtimes::board::Board;
 use crate::serving::Serving;
 use crate::shutdown::Stop;
 use crate::status_report::{self, About};
@@ -16,6 +18,8 @@ use crate::status_report::{self, About};
 pub(super) struct Admin {
     /// What does not change.
     pub(super) about: Arc<About>,
+    /// What is known of runtimes.
+    pub(super) board: Board,
     /// What is there.
     pub(super) serving: Serving,
     /// Whether kmerged stops, and why.
@@ -32,6 +36,9 @@ impl v1::admin_service_server::AdminService for Admin {
         let report = tokio::task::spawn_blocking(move || status_report::report(&serving, &stop))
             .await
             .map_err(|_| ServerError::Panicked)??;
-        Ok(Response::new(convert::status(&self.about, report)))
+        let mut status = convert::status(&self.about, report);
+        let states = self.board.states();
+        status.runtimes = states.values().map(|state| summary(state)).collect();
+        Ok(Response::new(status))
     }
 }

@@ -7,6 +7,7 @@ mod base_models;
 mod convert;
 mod jobs;
 pub mod listener;
+mod runtimes;
 mod slots;
 pub mod status;
 mod watch;
@@ -18,6 +19,7 @@ use kmerge_proto::v1::adapter_service_server::AdapterServiceServer;
 use kmerge_proto::v1::admin_service_server::AdminServiceServer;
 use kmerge_proto::v1::base_model_service_server::BaseModelServiceServer;
 use kmerge_proto::v1::job_service_server::JobServiceServer;
+use kmerge_proto::v1::runtime_service_server::RuntimeServiceServer;
 use kmerge_proto::v1::slot_service_server::SlotServiceServer;
 use kmerge_proto::{FILE_DESCRIPTOR_SET, limits};
 use tonic::service::Routes;
@@ -29,6 +31,7 @@ use crate::base_models::BaseModels;
 use crate::config::Listen;
 use crate::maintenance::Upkeep;
 use crate::owner::Owner;
+use crate::runtimes::board::Board;
 use crate::serving::Serving;
 use crate::shutdown::Stop;
 use crate::status_report::About;
@@ -63,6 +66,8 @@ pub struct Rooms {
     pub serving: Serving,
     /// Streams.
     pub watching: Watching,
+    /// What is known of runtimes.
+    pub board: Board,
     /// Job cancellation.
     pub owner: Owner,
     /// What does not change.
@@ -78,12 +83,13 @@ pub struct Health {
 }
 
 /// Every service, and "" for the whole.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     "kmerge.v1.AdapterService",
     "kmerge.v1.JobService",
     "kmerge.v1.SlotService",
     "kmerge.v1.BaseModelService",
+    "kmerge.v1.RuntimeService",
     "kmerge.v1.AdminService",
 ];
 
@@ -115,6 +121,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
         base_models,
         serving,
         watching,
+        board,
         owner,
         about,
         stop,
@@ -134,6 +141,10 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
     let slots = slots::Slots {
         serving: serving.clone(),
         upkeep: upkeep.clone(),
+        watching: watching.clone(),
+    };
+    let runtimes = runtimes::RuntimeCalls {
+        board: board.clone(),
         watching,
     };
     let base_models = base_models::BaseModelCalls {
@@ -143,6 +154,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
     };
     let admin = admin::Admin {
         about,
+        board,
         serving,
         stop,
     };
@@ -158,6 +170,9 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
         .add_service(
             BaseModelServiceServer::new(base_models)
                 .max_decoding_message_size(CONTROL_MESSAGE_BYTES),
+        )
+        .add_service(
+            RuntimeServiceServer::new(runtimes).max_decoding_message_size(CONTROL_MESSAGE_BYTES),
         )
         .add_service(
             AdminServiceServer::new(admin).max_decoding_message_size(CONTROL_MESSAGE_BYTES),

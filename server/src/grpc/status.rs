@@ -173,6 +173,7 @@ fn look_up(error: &ServerError) -> Row {
                 Resource::BaseModel => "BASE_MODEL_UNKNOWN",
                 Resource::Task => "TASK_UNKNOWN",
                 Resource::Slot => "SLOT_EMPTY",
+                Resource::Runtime => "RUNTIME_UNKNOWN",
             };
             row(
                 Code::NotFound,

@@ -2,6 +2,7 @@
 //! for changes. Nothing is remembered over a restart: it is found out again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kmerge_storage::{Generation, SlotIndex, TaskName, UnixMillis};
@@ -50,6 +51,8 @@ pub struct AdapterState {
 pub struct RuntimeState {
     /// What does not change.
     pub config: Arc<RuntimeConfig>,
+    /// Where its files are.
+    pub directory: PathBuf,
     /// How it stands.
     pub condition: Condition,
     /// Its aliases, in order.
@@ -66,9 +69,10 @@ pub struct RuntimeState {
 
 impl RuntimeState {
     /// Before anything is known.
-    pub fn starting(config: Arc<RuntimeConfig>) -> Self {
+    pub fn starting(config: Arc<RuntimeConfig>, directory: PathBuf) -> Self {
         Self {
             config,
+            directory,
             condition: Condition::Starting,
             adapters: Vec::new(),
             draining: Vec::new(),
@@ -81,6 +85,7 @@ impl RuntimeState {
     /// What is known, next to what is wanted.
     pub fn of(
         config: Arc<RuntimeConfig>,
+        directory: PathBuf,
         known: &Known,
         desired: &Desired,
         asked: bool,
@@ -120,6 +125,7 @@ impl RuntimeState {
         };
         Self {
             config,
+            directory,
             condition,
             adapters,
             draining: known.draining().map(|(name, _)| name.to_owned()).collect(),
@@ -134,23 +140,12 @@ impl RuntimeState {
 pub type States = BTreeMap<String, Arc<RuntimeState>>;
 
 /// Where the states are shown.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Board {
     states: watch::Sender<States>,
 }
 
 impl Board {
-    /// With a line for each of `configs`.
-    pub fn new(configs: &[Arc<RuntimeConfig>]) -> Self {
-        let states = configs.iter().map(|config| {
-            let state = RuntimeState::starting(Arc::clone(config));
-            (config.name.clone(), Arc::new(state))
-        });
-        Self {
-            states: watch::Sender::new(states.collect()),
-        }
-    }
-
     /// The states as they are now.
     pub fn states(&self) -> States {
         self.states.borrow().clone()

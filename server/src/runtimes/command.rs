@@ -2,18 +2,22 @@
 //! limit, and nothing of it left behind. Used by the kind `exec`, and where a runtime has to be
 //! started again to load anything.
 
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 
 use super::http::short;
 use super::runtime::CallError;
 
 /// The most of what a command says that is kept.
 const SAID_BYTES: u64 = 4096;
+
+/// How long the last words of a command that has ended may take.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Runs `arguments` with `facts` as `KMERGE_<FACT>` and waits for its end. Lists are joined with
 /// commas.
@@ -60,23 +64,17 @@ pub async fn run(
         .spawn()
         .map_err(|error| CallError::Unable(format!("cannot run {program}: {error}")))?;
     let mut group = Group(child);
-    let stderr = group.0.stderr.take();
+    let mut said = pin!(read(group.0.stderr.take()));
     let ended = async {
-        let mut said = Vec::new();
-        if let Some(mut stderr) = stderr {
-            // A command that leaves its stderr to a background process ends when it ends itself.
-            let read = async {
-                let _ = (&mut stderr).take(SAID_BYTES).read_to_end(&mut said).await;
-                // What else it says is read and forgotten, so that it does not block on it.
-                let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
-            };
-            tokio::select! {
-                status = group.0.wait() => return (status, said_now(said)),
-                () = read => {}
+        tokio::select! {
+            words = &mut said => (group.0.wait().await, words),
+            status = group.0.wait() => {
+                // Its last words may still be on their way; a child that it left behind may keep the
+                // line open for ever.
+                let words = tokio::time::timeout(LAST_WORDS, &mut said).await;
+                (status, words.unwrap_or_default())
             }
         }
-        let status = group.0.wait().await;
-        (status, said_now(said))
     };
     let (status, said) = tokio::time::timeout(time, ended)
         .await
@@ -91,14 +89,22 @@ pub async fn run(
             .and_then(|code| u16::try_from(code).ok())
             .unwrap_or(u16::MAX),
         what: match status.code() {
-            Some(_) => said,
-            None => format!("it ended with {status}: {said}"),
+            Some(_) => short(&said),
+            None => format!("it ended with {status}: {}", short(&said)),
         },
     })
 }
 
-fn said_now(said: Vec<u8>) -> String {
-    short(&String::from_utf8_lossy(&said))
+/// The beginning of what is said until the line closes. The rest is read and forgotten, so that
+/// nobody waits for a reader.
+async fn read(stderr: Option<ChildStderr>) -> String {
+    let mut said = Vec::new();
+    if let Some(mut stderr) = stderr {
+        // What cannot be read is not known; the exit code is.
+        let _ = (&mut stderr).take(SAID_BYTES).read_to_end(&mut said).await;
+        let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+    }
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 fn plain(value: &Value) -> String {

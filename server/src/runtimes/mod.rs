@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{RuntimeConfig, RuntimeKind};
 use crate::error::ServerError;
 use crate::shutdown::Stop;
-use board::Board;
+use board::{Board, RuntimeState};
 use event::Teller;
 use http::Http;
 use reconcile::{Parts, Reconciler};
@@ -55,7 +55,7 @@ impl Runtimes {
     /// If a runtime's directory cannot be used.
     pub fn new(configs: Vec<RuntimeConfig>, source: &Source) -> Result<Self, ServerError> {
         let configs: Vec<_> = configs.into_iter().map(Arc::new).collect();
-        let board = Board::new(&configs);
+        let board = Board::default();
         let names: Vec<_> = configs.iter().map(|config| config.name.as_str()).collect();
         match source.reader.release_other_holders(&names) {
             Ok(gone) => {
@@ -77,6 +77,10 @@ impl Runtimes {
                 .names()
                 .map_err(kmerge_storage::ExportError::from)?;
             held.retain(|name| desired::is_versioned(name));
+            board.show(RuntimeState::starting(
+                Arc::clone(&config),
+                holdings.directory().to_owned(),
+            ));
             reconcilers.push(Reconciler::new(Parts {
                 runtime: build(&config, &holdings),
                 holdings: Arc::new(holdings),

@@ -138,6 +138,7 @@ impl Reconciler {
         let asked = self.next_ask.is_some() || self.parts.runtime.tells() == Tells::Nothing;
         let state = RuntimeState::of(
             Arc::clone(&self.parts.config),
+            self.parts.holdings.directory().to_owned(),
             &self.known,
             &self.desired,
             asked,

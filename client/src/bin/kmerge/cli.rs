@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{base, demo, jobs, pull, push, shell, slots, tasks, upkeep, watch};
+use crate::commands::{base, demo, jobs, pull, push, runtimes, shell, slots, tasks, upkeep, watch};
 #[cfg(feature = "score")]
 use crate::commands::{replay, score};
 use crate::output::{ColorWish, Format};
@@ -116,6 +116,8 @@ pub(crate) enum Command {
     Pin(upkeep::Pin),
     /// Let a pinned slot change again
     Unpin(upkeep::Pin),
+    /// List or watch the runtimes that are told of new generations
+    Runtimes(runtimes::Runtimes),
     /// Show how the daemon is
     #[command(after_help = "EXAMPLES:\n  kmerge status\n  kmerge status --json | jq .disk.free")]
     Status,

@@ -52,6 +52,11 @@ fn help_of_job() {
 }
 
 #[test]
+fn help_of_runtimes() {
+    insta::assert_snapshot!(help(&["runtimes"]));
+}
+
+#[test]
 fn help_of_watch() {
     insta::assert_snapshot!(help(&["watch"]));
 }

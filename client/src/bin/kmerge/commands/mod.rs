@@ -8,6 +8,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 #[cfg(feature = "score")]
 pub(crate) mod replay;
+pub(crate) mod runtimes;
 #[cfg(feature = "score")]
 pub(crate) mod score;
 pub(crate) mod shell;
@@ -57,6 +58,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Exit, Failure> 
         Command::Rollback(rollback) => rollback.run(context).await,
         Command::Pin(pin) => pin.run(context, true).await,
         Command::Unpin(pin) => pin.run(context, false).await,
+        Command::Runtimes(runtimes) => runtimes.run(context).await,
         Command::Status => status::run(context).await,
         Command::Doctor => doctor::run(context).await,
         #[cfg(feature = "score")]

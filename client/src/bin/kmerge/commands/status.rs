@@ -8,7 +8,7 @@ use owo_colors::OwoColorize as _;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::record::Record;
-use crate::output::text;
+use crate::output::{text, views};
 
 pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let status = context.client().await?.get_status().await?;
@@ -49,6 +49,7 @@ fn view(status: &v1::GetStatusResponse, now: SystemTime) -> String {
         .fact("threads", status.worker_threads.to_string())
         .maybe("memory", memory)
         .maybe("disk", status.disk.as_ref().map(disk))
+        .maybe("runtimes", views::runtime_summaries(&status.runtimes))
         .maybe("recovery", status.recovery.as_ref().map(recovery))
         .render()
 }
@@ -99,6 +100,24 @@ mod tests {
                 notes: vec!["set the catalog aside".into(), "rebuilt 3 slots".into()],
                 ..v1::RecoveryReport::default()
             }),
+            runtimes: vec![
+                v1::RuntimeSummary {
+                    name: "gpu".into(),
+                    kind: "vllm".into(),
+                    condition: v1::RuntimeCondition::Ready.into(),
+                    adapters: 8,
+                    up_to_date: 8,
+                    message: String::new(),
+                },
+                v1::RuntimeSummary {
+                    name: "hook".into(),
+                    kind: "webhook".into(),
+                    condition: v1::RuntimeCondition::Unreachable.into(),
+                    adapters: 8,
+                    up_to_date: 3,
+                    message: "cannot be reached: Connection refused".into(),
+                },
+            ],
             resident_bytes: 18 << 20,
             accepts_writes: true,
             state: "ready".into(),

@@ -3,6 +3,7 @@
 
 mod change;
 mod fidelity;
+mod runtimes;
 
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ pub(crate) use change::{change, emptied};
 use super::record::Record;
 use super::table::{Column, Table};
 use super::text;
+pub(crate) use runtimes::{runtime, runtime_change, runtime_summaries, runtimes};
 
 /// The base models.
 pub(crate) fn base_models(bases: &[v1::BaseModel]) -> String {
