@@ -138,9 +138,12 @@ pub enum Breach {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotAnAdapter {
-    /// It is a file.
-    #[error("it is a file, and an adapter is a PEFT directory")]
+    /// It is a file of another kind.
+    #[error("it is a file and no GGUF, and any other adapter is a directory")]
     NotADirectory,
+    /// The directory has several GGUF files and nothing else to go by.
+    #[error("it has several GGUF files")]
+    SeveralGguf,
     /// A file is missing.
     #[error("it has no {0}")]
     Missing(&'static str),
@@ -159,7 +162,7 @@ pub enum NotAnAdapter {
         limit: u64,
     },
     /// The tensor file was changed or truncated during the upload.
-    #[error("its adapter_model.safetensors became shorter while it was sent")]
+    #[error("its tensor file became shorter while it was sent")]
     Shrunk,
 }
 
@@ -320,10 +323,11 @@ impl NotAnAdapter {
                 Some(parent) if !parent.as_os_str().is_empty() => {
                     format!("name the directory, perhaps {}", parent.display())
                 }
-                _ => "name the directory that PEFT's save_pretrained wrote".into(),
+                _ => "name the directory that PEFT or mlx-lm wrote, or a GGUF file".into(),
             },
+            Self::SeveralGguf => "name the one that is meant".into(),
             Self::Missing(_) | Self::NotAFile(_) => {
-                "name the directory that PEFT's save_pretrained wrote".into()
+                "name the directory that PEFT or mlx-lm wrote, or a GGUF file".into()
             }
             Self::OnlyPickle => {
                 "load it with PEFT and save it again: save_pretrained writes safetensors".into()

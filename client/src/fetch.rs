@@ -34,6 +34,8 @@ pub struct Fetch {
     pub slot: u32,
     /// The generation; 0: the newest.
     pub generation: u64,
+    /// The format in which it is wanted.
+    pub format: v1::AdapterFormat,
     /// The directory that is to hold the export. Its parents are made as needed.
     pub into: PathBuf,
     /// Whether an earlier export in that directory may be replaced. Anything else that is found
@@ -51,17 +53,17 @@ pub struct Fetched {
 }
 
 impl Client {
-    /// Fetches one generation of a slot as a PEFT directory.
+    /// Fetches one generation of a slot.
     ///
     /// # Errors
-    /// Not found if the slot is free or the generation gone, [`Error::Target`] if the directory
+    /// Refused where the base model's form in that format is not known. Not found if the slot is free or the generation gone, [`Error::Target`] if the directory
     /// may not be used, [`Error::Protocol`] if what came is not what was announced.
     pub async fn fetch_slot(&self, fetch: &Fetch) -> Result<Fetched, Error> {
         self.fetch(fetch, String::new()).await
     }
 
-    /// Fetches the adapter that serves a task as a PEFT directory: the task's own where its slot
-    /// keeps members apart, else the slot's. `fetch.slot` is not looked at.
+    /// Fetches the adapter that serves a task: the task's own where its slot keeps members apart,
+    /// else the slot's. `fetch.slot` is not looked at.
     ///
     /// # Errors
     /// As [`Client::fetch_slot`]; not found if the task has not been merged.
@@ -76,7 +78,7 @@ impl Client {
             base_model: fetch.base_model.clone(),
             slot: fetch.slot,
             generation: fetch.generation,
-            format: v1::AdapterFormat::Peft.into(),
+            format: fetch.format.into(),
             task,
         });
         let answer = self

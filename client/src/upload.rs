@@ -83,7 +83,7 @@ impl Upload {
         v1::UploadHeader {
             task: self.task.clone(),
             base_model: self.base_model.clone(),
-            format: v1::AdapterFormat::Peft.into(),
+            format: adapter.format().into(),
             config: adapter.config().to_vec(),
             size_bytes: adapter.size_bytes(),
             sha256: adapter.sha256().to_owned(),

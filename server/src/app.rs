@@ -88,7 +88,7 @@ impl App {
         let (sender, view) = watch::channel(committer.catalog());
         let parts = OwnerParts {
             committer,
-            exports: Exports::new(reader.clone()),
+            exports: Exports::new(reader.clone(), config.exports.clone()),
             view: sender,
             work: Arc::clone(&signal),
             stop: stop.clone(),

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kmerge_merge::{AssignmentRule, Operator, Policy, SlotDtype, Weighting};
+use kmerge_merge::{AssignmentRule, Format, Operator, Policy, SlotDtype, Weighting};
 
 use crate::args::Args;
+use crate::converted::Foreign;
 use crate::paths::Surroundings;
 use crate::served::Room;
 use keys::Keys;
@@ -45,6 +46,8 @@ pub struct Config {
     pub merge: Policy,
     /// `[merge] threshold`: for a base model that asks for kmerge++ without naming one.
     pub threshold: f64,
+    /// `[exports]`: the formats in which slots are published beside PEFT.
+    pub exports: Vec<Foreign>,
     /// How long an older generation stays after a newer one.
     pub grace: Duration,
     /// `[serving]`: room for adapters that are made on demand.
@@ -194,6 +197,7 @@ impl Config {
             workers: workers(&mut keys),
             merge: merge(&mut keys, threshold),
             threshold,
+            exports: exports(&mut keys),
             grace: keys.seconds("serving.grace_seconds", 0..=7 * 24 * 3600),
             served: Room {
                 bytes: keys.bytes("serving.cache_bytes", 0..=1 << 50),
@@ -263,6 +267,19 @@ fn listen(keys: &mut Keys, flag: Option<&Path>, surroundings: &Surroundings) -> 
         request_timeout: keys.seconds("listen.request_seconds", 1..=3600),
         stream_idle: keys.seconds("listen.stream_idle_seconds", 1..=3600),
     }
+}
+
+/// PEFT is always published, so it is taken and left out.
+fn exports(keys: &mut Keys) -> Vec<Foreign> {
+    let words = Format::ALL.map(|format| (format.name(), format));
+    let mut formats: Vec<Foreign> = keys
+        .words("exports.formats", &words)
+        .into_iter()
+        .filter_map(Foreign::of)
+        .collect();
+    formats.sort_unstable();
+    formats.dedup();
+    formats
 }
 
 fn workers(keys: &mut Keys) -> Workers {

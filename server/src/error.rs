@@ -1,7 +1,7 @@
 //! Everything that can go wrong in the server, as one enum with a sentence for people: what
 //! happened, to what, and what to do next. `grpc::status` gives each its code, exhaustively.
 
-use kmerge_merge::{AdapterError, BaseModelError, MergeError};
+use kmerge_merge::{AdapterError, BaseModelError, FormatError, MergeError};
 use kmerge_storage::{
     BaseModelName, CommitError, ExportError, Generation, IngestError, JobId, ReadError, Revision,
     SlotIndex, TaskName,
@@ -189,6 +189,18 @@ pub enum ServerError {
     /// An export could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// An adapter cannot be written in a format.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// An upload in a format of a later version.
+    #[error(
+        "the upload is in the format {format}, which this kmerged does not know; was it taken in by \
+         a newer one? Push it again"
+    )]
+    UnknownFormat {
+        /// The word that was recorded.
+        format: String,
+    },
     /// An opened file could not be read on.
     #[error("a stored file could not be read: {0}; `kmerge doctor` checks the disk")]
     FileUnreadable(#[source] std::io::Error),

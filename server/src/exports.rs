@@ -1,5 +1,6 @@
 //! The files that runtimes read: for each current generation a PEFT directory named by the
-//! generation, its tensors shared with the slot, and `current` pointing to it.
+//! generation, its tensors shared with the slot, and `current` pointing to it; and the same in every
+//! other format that is configured, with tensors of its own.
 //!
 //! Used by the catalog's owner alone. A generation is exported before it is shown to anyone. An
 //! export that fails is reported and tried again at the next change and at the next start; the
@@ -8,11 +9,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kmerge_merge::{EXPORT_CONFIG, EXPORT_TENSORS, decode_slot, export_config};
+use kmerge_merge::{EXPORT_CONFIG, EXPORT_TENSORS, TensorSink, decode_slot, export_config};
 use kmerge_storage::{
-    BaseModelName, BaseModelRecord, Catalog, Generation, GenerationRecord, Reader, SlotIndex,
+    BaseModelName, BaseModelRecord, Catalog, ExportWriter, Generation, GenerationRecord, Reader,
+    SlotIndex,
 };
 
+use crate::converted::{self, Foreign};
 use crate::error::ServerError;
 use crate::packs;
 use crate::tensors::FileSource;
@@ -24,20 +27,24 @@ pub const PEFT: &str = "peft";
 #[derive(Debug)]
 pub struct Exports {
     reader: Reader,
-    /// What is known to be on disk, so that a change elsewhere costs no look at the disk.
+    /// What is published beside PEFT.
+    formats: Vec<Foreign>,
+    /// What is known to be on disk, or impossible, so that a change elsewhere costs no look at the
+    /// disk.
     exported: BTreeMap<(BaseModelName, SlotIndex), Generation>,
 }
 
 impl Exports {
     /// Exports what `reader` can read.
-    pub fn new(reader: Reader) -> Self {
+    pub fn new(reader: Reader, formats: Vec<Foreign>) -> Self {
         Self {
             reader,
+            formats,
             exported: BTreeMap::new(),
         }
     }
 
-    /// Makes the export of every current generation that has none.
+    /// Makes the exports of every current generation that has none.
     pub fn bring_up_to_date(&mut self, catalog: &Catalog) {
         for base_model in catalog.base_models.values() {
             for slot in base_model.slots.values() {
@@ -50,21 +57,74 @@ impl Exports {
                 if packs::is_packed(generation).unwrap_or(false) {
                     continue;
                 }
-                match publish(&self.reader, &base_model.record, generation) {
-                    Ok(_) => {
-                        self.exported.insert(key, generation.generation);
-                    }
-                    Err(error) => tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        base_model = %generation.base_model,
-                        slot = %generation.slot,
-                        generation = %generation.generation,
-                        "could not write the export; it is tried again at the next change"
-                    ),
+                if self.publish(&base_model.record, generation) {
+                    self.exported.insert(key, generation.generation);
                 }
             }
         }
     }
+
+    /// Publishes a generation in all formats; false if it is worth another try.
+    fn publish(&self, base_model: &BaseModelRecord, generation: &GenerationRecord) -> bool {
+        let peft = publish(&self.reader, base_model, generation).map(drop);
+        let mut done = settled(peft, PEFT, generation);
+        for &format in &self.formats {
+            let made = publish_as(&self.reader, base_model, generation, format);
+            done &= settled(made, format.name(), generation);
+        }
+        done
+    }
+}
+
+/// Reports a failure; false if it may go away by itself.
+fn settled(made: Result<(), ServerError>, format: &str, generation: &GenerationRecord) -> bool {
+    let Err(error) = made else {
+        return true;
+    };
+    let cause = &error as &dyn std::error::Error;
+    if matches!(&error, ServerError::Format(refused) if refused.io().is_none()) {
+        tracing::warn!(
+            error = cause,
+            base_model = %generation.base_model,
+            slot = %generation.slot,
+            generation = %generation.generation,
+            "no {format} export; its other exports are not affected"
+        );
+        return true;
+    }
+    tracing::error!(
+        error = cause,
+        base_model = %generation.base_model,
+        slot = %generation.slot,
+        generation = %generation.generation,
+        "could not write the {format} export; it is tried again at the next change"
+    );
+    false
+}
+
+struct Sink<'a>(&'a mut ExportWriter);
+
+impl TensorSink for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write(bytes).map_err(std::io::Error::other)
+    }
+}
+
+fn publish_as(
+    reader: &Reader,
+    base_model: &BaseModelRecord,
+    generation: &GenerationRecord,
+    format: Foreign,
+) -> Result<(), ServerError> {
+    if reader.has_export(generation, format.name()) {
+        return Ok(());
+    }
+    let tensors = FileSource(reader.tensor(generation)?);
+    let mut writer = reader.new_export(format.tensor_name())?;
+    let of = (base_model, generation);
+    let files = converted::write(format, &tensors, of, None, &mut Sink(&mut writer))?;
+    writer.finish(generation, format.name(), &converted::borrowed(&files))?;
+    Ok(())
 }
 
 /// Writes the export of one generation, or finds it already there.

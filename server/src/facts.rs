@@ -5,7 +5,7 @@
 mod change;
 
 use kmerge_merge::progressive::{Fidelity, MemberCost, PackedSlot, Placement};
-use kmerge_merge::{Assignment, Dtype, Operator, Outcome, Plan, Policy, SlotDtype};
+use kmerge_merge::{Assignment, Dtype, Format, Operator, Outcome, Plan, Policy, SlotDtype};
 use kmerge_storage::{BaseModelRecord, BaseModelState, GenerationRecord, JobRecord, SlotIndex};
 use serde::{Deserialize, Serialize};
 
@@ -317,6 +317,16 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(
         what,
         whose: whose.to_owned(),
         source,
+    })
+}
+
+/// The format in which an upload came.
+///
+/// # Errors
+/// If it is one of a later version.
+pub fn format(word: &str) -> Result<Format, ServerError> {
+    Format::from_name(word).ok_or_else(|| ServerError::UnknownFormat {
+        format: word.to_owned(),
     })
 }
 

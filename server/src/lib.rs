@@ -27,6 +27,7 @@ pub mod args;
 pub mod base_models;
 pub mod clock;
 pub mod config;
+pub mod converted;
 pub mod error;
 pub mod exports;
 pub mod facts;

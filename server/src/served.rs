@@ -1,5 +1,5 @@
 //! Adapters that are made on demand: one for a task, or for a whole slot, of a generation that keeps
-//! its members apart.
+//! its members apart, and either in another format than the slot's.
 //!
 //! Made once and kept by storage while there is room; one at a time, since making one takes all
 //! threads of the pool for some milliseconds. Blocks on the disk and on the pool.
@@ -10,14 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kmerge_merge::{EXPORT_CONFIG, EXPORT_TENSORS, TensorSink, export_config};
 use kmerge_storage::{
     BaseModelRecord, Derived, DerivedLimit, DerivedName, DerivedWriter, Digest, ExportedFile,
-    GenerationRecord, Reader, TaskName, UnixMillis,
+    GenerationRecord, ReadError, Reader, TaskName, TensorFile, UnixMillis,
 };
 
 use crate::clock;
+use crate::converted::{self, Foreign};
 use crate::error::ServerError;
 use crate::exports::PEFT;
 use crate::facts;
-use crate::packs::{OpenPack, Packs};
+use crate::packs::{self, OpenPack, Packs};
+use crate::tensors::FileSource;
 
 /// Whose adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,14 +60,18 @@ impl Room {
 }
 
 impl Wanted {
-    fn of<'a>(&'a self, generation: &'a GenerationRecord) -> DerivedName<'a> {
+    fn of<'a>(&'a self, generation: &'a GenerationRecord, format: &'a str) -> DerivedName<'a> {
         DerivedName {
             generation,
-            format: PEFT,
-            task: match self {
-                Self::Slot => None,
-                Self::Task(task) => Some(task),
-            },
+            format,
+            task: self.task(),
+        }
+    }
+
+    fn task(&self) -> Option<&TaskName> {
+        match self {
+            Self::Slot => None,
+            Self::Task(task) => Some(task),
         }
     }
 }
@@ -101,7 +107,8 @@ impl Served {
     }
 
     fn find(&self, generation: &GenerationRecord, wanted: &Wanted) -> Option<Derived> {
-        self.reader.derived(wanted.of(generation), clock::now())
+        self.reader
+            .derived(wanted.of(generation, PEFT), clock::now())
     }
 
     /// Where an adapter is, and the SHA-256 of its tensor file; made if it is not there.
@@ -134,7 +141,72 @@ impl Served {
         self.locate(base_model, generation, wanted)?;
         Ok(self
             .reader
-            .open_derived(wanted.of(generation), clock::now())?)
+            .open_derived(wanted.of(generation, PEFT), clock::now())?)
+    }
+
+    /// Opens the files of an adapter in another format, made if they are not there.
+    ///
+    /// # Errors
+    /// As for [`Served::locate`], and if the base model's form in that format is not known.
+    pub fn open_converted(
+        &self,
+        base_model: &BaseModelRecord,
+        generation: &GenerationRecord,
+        wanted: &Wanted,
+        format: Foreign,
+    ) -> Result<Vec<ExportedFile>, ServerError> {
+        let name = wanted.of(generation, format.name());
+        if self.reader.derived(name, clock::now()).is_none() {
+            self.convert(base_model, generation, wanted, format)?;
+        }
+        Ok(self.reader.open_derived(name, clock::now())?)
+    }
+
+    fn convert(
+        &self,
+        base_model: &BaseModelRecord,
+        generation: &GenerationRecord,
+        wanted: &Wanted,
+        format: Foreign,
+    ) -> Result<(), ServerError> {
+        let source = FileSource(self.peft_tensors(base_model, generation, wanted)?);
+        let name = wanted.of(generation, format.name());
+        let _turn = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.reader.derived(name, clock::now()).is_some() {
+            return Ok(());
+        }
+        let mut writer = self.reader.new_derived(format.tensor_name())?;
+        let of = (base_model, generation);
+        let sink = &mut Sink(&mut writer);
+        let files = converted::write(format, &source, of, wanted.task(), sink)?;
+        let now = clock::now();
+        writer.finish(
+            name,
+            &converted::borrowed(&files),
+            self.room.limit(now),
+            now,
+        )?;
+        Ok(())
+    }
+
+    /// The tensors in normal form that an adapter in another format is made from.
+    fn peft_tensors(
+        &self,
+        base_model: &BaseModelRecord,
+        generation: &GenerationRecord,
+        wanted: &Wanted,
+    ) -> Result<TensorFile, ServerError> {
+        if !packs::is_packed(generation)? {
+            return Ok(self.reader.tensor(generation)?);
+        }
+        let files = self.open(base_model, generation, wanted)?;
+        let tensors = files.into_iter().find(|file| file.name == EXPORT_TENSORS);
+        let missing = || ReadError::ExportMissing {
+            slot: generation.slot,
+            generation: generation.generation,
+            format: PEFT.to_owned(),
+        };
+        Ok(tensors.ok_or_else(missing)?.file)
     }
 
     fn make(
@@ -168,7 +240,7 @@ impl Served {
         let config = export_config(&layout, &base_model.served_as);
         let now = clock::now();
         Ok(writer.finish(
-            wanted.of(generation),
+            wanted.of(generation, PEFT),
             &[(EXPORT_CONFIG, config.as_slice())],
             self.room.limit(now),
             now,

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kmerge_merge::Format;
 use kmerge_merge::progressive::{Fidelity, PackedSlot};
 use kmerge_storage::{
     BaseModelName, BaseModelState, Catalog, Digest, EmptiedRecord, ExportedFile, Generation,
@@ -14,6 +15,7 @@ use kmerge_storage::{
 };
 use tokio::sync::watch;
 
+use crate::converted::Foreign;
 use crate::error::ServerError;
 use crate::exports::{self, PEFT};
 use crate::facts::{self, ChangeFacts, DecisionFacts, GenerationFacts};
@@ -460,7 +462,7 @@ impl Serving {
         })
     }
 
-    /// Opens the files of a generation; `None` is the newest. Blocks on the disk.
+    /// Opens the files of a generation in one format; `None` is the newest. Blocks on the disk.
     ///
     /// # Errors
     /// [`ServerError::NotFound`] if the slot is empty or the generation gone or not there yet; a
@@ -470,13 +472,14 @@ impl Serving {
         base_model: &BaseModelName,
         of: &ExportOf,
         generation: Option<Generation>,
+        format: Format,
     ) -> Result<(GenerationRecord, Vec<ExportedFile>), ServerError> {
-        let opened = self.try_open_export(base_model, of, generation);
+        let opened = self.try_open_export(base_model, of, generation, format);
         // A newer generation may have replaced the one that was current a moment ago, and its
         // grace may be zero. One more look at the newer view settles that.
         match opened {
             Err(ServerError::Read(_) | ServerError::Export(_)) if generation.is_none() => {
-                self.try_open_export(base_model, of, None)
+                self.try_open_export(base_model, of, None, format)
             }
             opened => opened,
         }
@@ -487,6 +490,7 @@ impl Serving {
         base_model: &BaseModelName,
         of: &ExportOf,
         generation: Option<Generation>,
+        format: Format,
     ) -> Result<(GenerationRecord, Vec<ExportedFile>), ServerError> {
         let base_model = self.base_model(base_model)?;
         let (slot, wanted) = match of {
@@ -513,7 +517,7 @@ impl Serving {
                 .get(&wanted)
                 .ok_or_else(|| unknown(wanted))?,
         };
-        match self.open_files(&base_model, record, &wanted) {
+        match self.open_files(&base_model, record, &wanted, format) {
             Ok(files) => Ok((record.clone(), files)),
             // A superseded generation without files has come to the end of its grace just now.
             Err(ServerError::Read(
@@ -528,14 +532,31 @@ impl Serving {
         base_model: &BaseModelState,
         record: &GenerationRecord,
         wanted: &Wanted,
+        format: Format,
     ) -> Result<Vec<ExportedFile>, ServerError> {
-        if packs::is_packed(record)? {
-            return self.served.open(&base_model.record, record, wanted);
+        let base_model = &base_model.record;
+        // A slot that is one adapter serves all its tasks with it.
+        let wanted = if packs::is_packed(record)? {
+            wanted
+        } else {
+            &Wanted::Slot
+        };
+        match Foreign::of(format) {
+            None if packs::is_packed(record)? => self.served.open(base_model, record, wanted),
+            None => {
+                if !self.reader.has_export(record, PEFT) {
+                    exports::publish(&self.reader, base_model, record)?;
+                }
+                Ok(self.reader.open_export(record, PEFT)?)
+            }
+            // One that is published for runtimes need not be made again.
+            Some(foreign) if self.reader.has_export(record, foreign.name()) => {
+                Ok(self.reader.open_export(record, foreign.name())?)
+            }
+            Some(foreign) => self
+                .served
+                .open_converted(base_model, record, wanted, foreign),
         }
-        if !self.reader.has_export(record, PEFT) {
-            exports::publish(&self.reader, &base_model.record, record)?;
-        }
-        Ok(self.reader.open_export(record, PEFT)?)
     }
 }
 

@@ -15,7 +15,7 @@ mod upkeep;
 
 use std::sync::Arc;
 
-use kmerge_merge::{AdapterView, BaseModel, decode};
+use kmerge_merge::{AdapterView, BaseModel};
 use kmerge_storage::{
     BaseModelState, Catalog, Commit, JobRecord, NewMember, Reader, Rearrangement, SlotChange,
     SlotIndex, SlotState, StoredTensor, TaskName,
@@ -105,12 +105,14 @@ pub fn run(
     let staged = tools.reader.staged(job.id)?;
     let source = FileSource(staged.tensor);
     let shapes = BaseModel::from_config_json(base_model.record.config.as_bytes())?;
-    let decoded = decode(&staged.config, &source, &shapes)?;
+    let format = facts::format(&job.upload.format)?;
+    let decoded = format.decode(&staged.config, &source, &shapes)?;
+    let arranged = decoded.arrangement.apply(&source);
     let arrival = Arrival {
         base_model,
         newcomer: AdapterView {
             layout: &decoded.layout,
-            source: &source,
+            source: &arranged,
         },
     };
     let commit = if facts::policy(&base_model.record)?.operator.is_progressive() {

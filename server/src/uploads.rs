@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use kmerge_merge::{AdapterView, BaseModel, check_values, decode};
+use kmerge_merge::{AdapterView, BaseModel, Format, check_values};
 use kmerge_proto::limits;
 use kmerge_storage::{
     BaseModelName, BaseModelState, Catalog, Digest, Enqueued, Ingest, IngestError, JobRecord,
@@ -37,7 +37,9 @@ pub struct Announced {
     pub task: TaskName,
     /// For which base model.
     pub base_model: BaseModelName,
-    /// The adapter_config.json.
+    /// How it is written.
+    pub format: Format,
+    /// The adapter_config.json; empty where the tensor file says it all.
     pub config: Vec<u8>,
     /// Size of the tensor file, in bytes.
     pub size_bytes: u64,
@@ -181,7 +183,7 @@ impl Uploads {
 impl Announced {
     fn facts(&self) -> UploadFacts {
         UploadFacts {
-            format: crate::exports::PEFT.to_owned(),
+            format: self.format.name().to_owned(),
             size_bytes: self.size_bytes,
             digest: self.digest,
             config_digest: Digest::of(&self.config),
@@ -324,15 +326,21 @@ impl Uploads {
             .ok_or_else(|| ServerError::unknown_base_model(&request.base_model))?;
         let shapes = BaseModel::from_config_json(base_model.record.config.as_bytes())?;
         let source = FileSource(staged.tensor().clone());
-        let decoded = decode(&request.config, &source, &shapes)?;
+        let format = facts::format(&request.format)?;
+        let decoded = format.decode(&request.config, &source, &shapes)?;
+        let arranged = decoded.arrangement.apply(&source);
         let policy = facts::policy(&base_model.record)?;
         admission::fits_budget(&decoded.layout, &policy, request.base_model.as_ref())?;
         let newcomer = AdapterView {
             layout: &decoded.layout,
-            source: &source,
+            source: &arranged,
         };
         self.parts.pool.install(|| {
-            check_values(newcomer)?;
+            // Each value is looked at, in whatever order the file has them.
+            check_values(AdapterView {
+                layout: &decoded.layout,
+                source: &source,
+            })?;
             let decision = decide
                 .then(|| {
                     let arrival = Arrival {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kmerge_merge::Format;
 use kmerge_storage::{
     BaseModelName, ExportedFile, Generation, GenerationRecord, JobId, JobState, Revision, TaskName,
 };
@@ -48,6 +49,8 @@ pub enum ExportPart {
         record: GenerationRecord,
         /// The task that was asked for, if it was one.
         task: Option<TaskName>,
+        /// Their format.
+        format: Format,
         /// In the order of their bytes.
         files: Vec<ExportedFile>,
     },
@@ -187,12 +190,13 @@ impl Watching {
         }))
     }
 
-    /// The files of a generation of a slot or of one task in it; `None` is the newest.
+    /// The files of a generation of a slot or of one task in it, in one format; `None` is the newest.
     pub fn export(
         &self,
         base_model: BaseModelName,
         of: ExportOf,
         generation: Option<Generation>,
+        format: Format,
     ) -> Events<ExportPart> {
         let serving = self.serving.clone();
         let idle = self.idle;
@@ -201,8 +205,9 @@ impl Watching {
                 ExportOf::Task(task) => Some(task.clone()),
                 ExportOf::Slot(_) => None,
             };
-            let opened =
-                on_blocking_thread(move || serving.open_export(&base_model, &of, generation));
+            let opened = on_blocking_thread(move || {
+                serving.open_export(&base_model, &of, generation, format)
+            });
             let (record, files) = opened.await?;
             let contents: Vec<_> = files
                 .iter()
@@ -211,6 +216,7 @@ impl Watching {
             let first = ExportPart::Files {
                 record,
                 task,
+                format,
                 files,
             };
             send(&sender, first, idle).await?;

@@ -327,6 +327,7 @@ async fn reads_do_not_wait_for_a_merge() {
         base_model: BASE.to_owned(),
         slot: 0,
         generation: 0,
+        format: v1::AdapterFormat::Peft,
         into,
         replace: false,
     };

@@ -57,6 +57,7 @@ impl Picture {
                     base_model: slot.base_model.clone(),
                     slot: slot.slot,
                     generation,
+                    format: v1::AdapterFormat::Peft,
                     into,
                     replace: true,
                 };

@@ -1,8 +1,9 @@
 //! Exports: a generation written in a runtime's own format, in a directory named by it.
 //!
 //! Written through [`Reader`], removed by the committer. What holds: a directory that is named by
-//! a generation is whole; its tensor file is the slot's own, under a second name; `current` names
-//! one whole directory and never goes back to an older generation.
+//! a generation is whole; its tensor file is the slot's own, under a second name, or one of its own
+//! where a format needs other bytes; `current` names one whole directory and never goes back to an
+//! older generation.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -21,7 +22,7 @@ use crate::records::GenerationRecord;
 use crate::sealed;
 use crate::shared::Shared;
 use crate::staging::Unfinished;
-use crate::tensors::TensorFile;
+use crate::tensors::{HashedFile, TensorFile};
 
 /// A file of an export.
 #[derive(Debug)]
@@ -34,6 +35,64 @@ pub struct ExportedFile {
     pub digest: Digest,
     /// The file, open.
     pub file: TensorFile,
+}
+
+/// An export that is being written with a tensor file of its own. Dropped before its end, it leaves
+/// nothing.
+#[derive(Debug)]
+pub struct ExportWriter {
+    reader: Reader,
+    directory: Unfinished,
+    tensor: HashedFile,
+    tensor_name: String,
+}
+
+impl ExportWriter {
+    /// Takes the next bytes of the tensor file.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        self.tensor.write(bytes)
+    }
+
+    /// Ends the export and publishes it as [`Reader::publish_export`] does.
+    ///
+    /// # Errors
+    /// As [`Reader::publish_export`].
+    pub fn finish(
+        self,
+        generation: &GenerationRecord,
+        format: &str,
+        files: &[(&str, &[u8])],
+    ) -> Result<PathBuf, ExportError> {
+        let Self {
+            reader,
+            directory,
+            tensor,
+            tensor_name,
+        } = self;
+        check_format(format)?;
+        check_file_names(&tensor_name, files)?;
+        let disk = &reader.shared.disk;
+        let path = tensor.path().to_owned();
+        let (file, _) = tensor.finish()?;
+        durable::seal(&file, &path)?;
+        disk.sync(&file, &path)?;
+        for (name, bytes) in files {
+            disk.write_new(&directory.path().join(name), bytes)?;
+        }
+        disk.sync_directory(directory.path())?;
+        failpoint::hit("export.files_durable");
+        reader.place_export(generation, format, Some(directory))
+    }
+}
+
+fn check_format(format: &str) -> Result<(), ExportError> {
+    check_name(format).map_err(|source| ExportError::Format {
+        format: format.to_owned(),
+        source,
+    })
 }
 
 /// While this is held, no export comes or goes.
@@ -64,24 +123,52 @@ impl Reader {
         tensor_name: &str,
         files: &[(&str, &[u8])],
     ) -> Result<PathBuf, ExportError> {
-        check_name(format).map_err(|source| ExportError::Format {
-            format: format.to_owned(),
-            source,
-        })?;
+        check_format(format)?;
         check_file_names(tensor_name, files)?;
         if let Some(why) = self.shared.failure() {
             return Err(ExportError::ReadOnly {
                 why: why.to_owned(),
             });
         }
-        let path = self.export_path(generation, format);
-        let slot = path.parent().unwrap_or(&path);
         // 1.
-        let whole = if path.is_dir() {
+        let whole = if self.export_path(generation, format).is_dir() {
             None
         } else {
             Some(self.write_export(generation, tensor_name, files)?)
         };
+        self.place_export(generation, format, whole)
+    }
+
+    /// Begins an export with a tensor file of its own, which will be called `tensor_name`.
+    ///
+    /// # Errors
+    /// If the name is not a plain one, the state can only be read, or the disk refuses.
+    pub fn new_export(&self, tensor_name: &str) -> Result<ExportWriter, ExportError> {
+        if let Some(why) = self.shared.failure() {
+            return Err(ExportError::ReadOnly {
+                why: why.to_owned(),
+            });
+        }
+        check_file_names(tensor_name, &[])?;
+        let directory = Unfinished::create(&self.shared, "export")?;
+        let tensor = HashedFile::create(directory.path().join(tensor_name))?;
+        Ok(ExportWriter {
+            reader: self.clone(),
+            directory,
+            tensor,
+            tensor_name: tensor_name.to_owned(),
+        })
+    }
+
+    /// Gives a whole directory its name, unless there is one of that name, and moves `current`.
+    fn place_export(
+        &self,
+        generation: &GenerationRecord,
+        format: &str,
+        whole: Option<Unfinished>,
+    ) -> Result<PathBuf, ExportError> {
+        let path = self.export_path(generation, format);
+        let slot = path.parent().unwrap_or(&path);
         let layout = &self.shared.layout;
         let disk = &self.shared.disk;
         let _exports = hold(&self.shared);

@@ -63,7 +63,7 @@ pub use error::{
     CatalogError, CommitDefect, CommitError, Existing, ExportError, FileError, IngestError,
     OpenError, ReadError, RecordTooLarge,
 };
-pub use exports::ExportedFile;
+pub use exports::{ExportWriter, ExportedFile};
 pub use held::Holdings;
 pub use ids::{
     BaseModelName, Generation, JobId, NAME_LIMIT, NameError, Revision, SlotIndex, TaskName,

@@ -49,6 +49,63 @@ fn inode(path: &Path) -> u64 {
 }
 
 #[test]
+fn an_export_may_have_tensors_of_its_own() {
+    let mut world = World::new();
+    world.push("a", SLOT, b"tensors");
+    let record = generation(&world, 1);
+    let reader = world.open().reader.clone();
+    let write = |bytes: &[u8]| {
+        let mut writer = reader.new_export("adapter.gguf").unwrap();
+        writer.write(bytes).unwrap();
+        writer
+    };
+    let temporary = world.path().join("staging");
+    drop(write(b"half"));
+    assert_eq!(
+        std::fs::read_dir(&temporary).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+    let name = write(b"x").finish(&record, "../peft", &[]).unwrap_err();
+    assert!(matches!(name, ExportError::Format { .. }), "{name}");
+    let twice = write(b"x").finish(&record, "gguf", &[("adapter.gguf", b"")]);
+    assert!(
+        matches!(twice, Err(ExportError::FileName { .. })),
+        "{twice:?}"
+    );
+    let path = write(b"other bytes")
+        .finish(&record, "gguf", FILES)
+        .unwrap();
+    assert_eq!(path, world.path().join("exports/gguf/tiny/slot-0/1"));
+    // It is there already: the first one stays.
+    assert_eq!(
+        write(b"later").finish(&record, "gguf", FILES).unwrap(),
+        path
+    );
+    let files = reader.open_export(&record, "gguf").unwrap();
+    let file = files
+        .iter()
+        .find(|file| file.name == "adapter.gguf")
+        .unwrap();
+    assert_eq!(file.digest, Digest::of(b"other bytes"));
+    assert_eq!(files.len(), 1 + FILES.len());
+    let link = path.parent().unwrap().join("current");
+    assert_eq!(std::fs::read_link(link).unwrap(), Path::new("1"));
+    assert_eq!(
+        std::fs::read_dir(&temporary).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+    // A restart keeps it, and it goes with its generation.
+    drop(reader);
+    world.reopen();
+    assert!(path.join("adapter.gguf").is_file());
+    world.push("b", SLOT, b"newer tensors");
+    world.collect(Duration::ZERO);
+    assert!(!path.exists());
+}
+
+#[test]
 fn an_export_is_whole_and_shares_the_tensors() {
     let mut world = World::new();
     world.push("a", SLOT, b"tensors");

@@ -62,7 +62,9 @@ impl Directory {
         // What was there is moved aside, into a directory that goes at the end of this function.
         let aside = if self.entries()?.is_some_and(|names| !names.is_empty()) {
             // It is looked at again: much can have happened since.
-            let foreign = self.foreign(|name| files.iter().any(|file| file.name == name))?;
+            let foreign = self.foreign(|name| {
+                is_of_an_export(name) || files.iter().any(|file| file.name == name)
+            })?;
             if let Some(why) = foreign.or((!self.replace).then_some(Target::NotEmpty)) {
                 return Err(Error::Target {
                     path: self.path,
@@ -99,7 +101,7 @@ impl Directory {
         if empty {
             Ok(None)
         } else if self.replace {
-            self.foreign(|name| name.starts_with("adapter_"))
+            self.foreign(is_of_an_export)
         } else {
             Ok(Some(Target::NotEmpty))
         }
@@ -134,6 +136,11 @@ impl Directory {
         names.sort_unstable();
         Ok(Some(names))
     }
+}
+
+/// Whether a name is one that an export of some format has.
+fn is_of_an_export(name: &str) -> bool {
+    name.starts_with("adapter_") || ["adapter.gguf", "adapters.safetensors"].contains(&name)
 }
 
 #[cfg(test)]

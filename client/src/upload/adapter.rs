@@ -1,5 +1,8 @@
 //! An adapter that can be uploaded: its configuration, and tensors whose size and SHA-256 are
 //! known.
+//!
+//! Formats are told apart by content: a GGUF file by its first bytes, the directories of PEFT and
+//! mlx-lm by what their configuration says. A directory without one may hold a single GGUF file.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kmerge_proto::limits;
+use kmerge_proto::{limits, v1};
 use prost::bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
@@ -18,10 +21,19 @@ use crate::hex::hex;
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const PICKLE: &str = "adapter_model.bin";
+/// What mlx-lm calls them.
+const MLX_TENSORS: &str = "adapters.safetensors";
+/// How every GGUF file begins.
+const GGUF_MAGIC: [u8; 4] = *b"GGUF";
+/// How the names of GGUF files end.
+const GGUF_EXTENSION: &str = "gguf";
+/// What only mlx-lm's configuration has.
+const MLX_FIELDS: [&str; 2] = ["lora_parameters", "fine_tune_type"];
 
 /// An adapter that is ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Adapter {
+    format: v1::AdapterFormat,
     config: Vec<u8>,
     tensors: Tensors,
     size_bytes: u64,
@@ -33,30 +45,31 @@ pub struct Adapter {
 pub(super) enum Tensors {
     File {
         file: Arc<File>,
-        /// The adapter's directory, for messages.
-        directory: Arc<Path>,
+        /// Where it is, for messages.
+        path: Arc<Path>,
     },
     Memory(Bytes),
 }
 
 impl Adapter {
-    /// Opens a PEFT directory, as `save_pretrained` writes it, and hashes its tensors.
+    /// Opens a PEFT directory, a GGUF file or a directory of mlx-lm, and hashes its tensors.
     ///
     /// # Errors
     /// [`Error::NotAnAdapter`] says what is missing; [`Error::File`] if a file cannot be read.
-    pub async fn open(directory: impl Into<PathBuf>) -> Result<Self, Error> {
-        let directory = directory.into();
-        tokio::task::spawn_blocking(move || Self::open_blocking(&directory))
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        tokio::task::spawn_blocking(move || Self::open_blocking(&path))
             .await
             .expect("opening an adapter does not panic")
     }
 
-    /// An adapter from its two files' contents.
+    /// A PEFT adapter from its two files' contents.
     #[must_use]
     pub fn from_bytes(config: Vec<u8>, tensors: Bytes) -> Self {
         let size_bytes = u64::try_from(tensors.len()).expect("memory is less than 2^64 bytes");
         let sha256 = hex(Sha256::digest(&tensors));
         Self {
+            format: v1::AdapterFormat::Peft,
             config,
             tensors: Tensors::Memory(tensors),
             size_bytes,
@@ -64,7 +77,13 @@ impl Adapter {
         }
     }
 
-    /// The adapter_config.json.
+    /// How it is written.
+    #[must_use]
+    pub fn format(&self) -> v1::AdapterFormat {
+        self.format
+    }
+
+    /// The adapter_config.json; empty for GGUF.
     #[must_use]
     pub fn config(&self) -> &[u8] {
         &self.config
@@ -86,36 +105,102 @@ impl Adapter {
         &self.tensors
     }
 
-    fn open_blocking(directory: &Path) -> Result<Self, Error> {
+    fn open_blocking(path: &Path) -> Result<Self, Error> {
         let not_an_adapter = |why| Error::NotAnAdapter {
-            path: directory.to_owned(),
+            path: path.to_owned(),
             why,
         };
-        let metadata = directory
-            .metadata()
-            .map_err(Error::file("open", directory))?;
+        let metadata = path.metadata().map_err(Error::file("open", path))?;
         if !metadata.is_dir() {
-            return Err(not_an_adapter(NotAnAdapter::NotADirectory));
+            return match open_gguf(path, metadata.is_file())? {
+                Some(file) => Self::new(v1::AdapterFormat::Gguf, Vec::new(), file, path),
+                None => Err(not_an_adapter(NotAnAdapter::NotADirectory)),
+            };
         }
-        let config = read_config(directory)?;
-        let path = directory.join(TENSORS);
-        if !path.exists() && directory.join(PICKLE).exists() {
+        if !path.join(CONFIG).exists()
+            && let Some(found) = only_gguf(path)?
+            && let Some(file) = open_gguf(&found, true)?
+        {
+            return Self::new(v1::AdapterFormat::Gguf, Vec::new(), file, &found);
+        }
+        let config = read_config(path)?;
+        let (format, name) = if is_of_mlx(&config) {
+            (v1::AdapterFormat::Mlx, MLX_TENSORS)
+        } else {
+            (v1::AdapterFormat::Peft, TENSORS)
+        };
+        if !path.join(name).exists() && path.join(PICKLE).exists() {
             return Err(not_an_adapter(NotAnAdapter::OnlyPickle));
         }
-        let file = open_part(directory, TENSORS)?;
-        let size_bytes = file.metadata().map_err(Error::file("read", &path))?.len();
-        let sha256 = hash(&file, size_bytes).map_err(Error::file("read", &path))?;
+        let file = open_part(path, name)?;
+        Self::new(format, config, file, &path.join(name))
+    }
+
+    /// The adapter whose tensors are in `file`, which was opened at `path`.
+    fn new(
+        format: v1::AdapterFormat,
+        config: Vec<u8>,
+        file: File,
+        path: &Path,
+    ) -> Result<Self, Error> {
+        let size_bytes = file.metadata().map_err(Error::file("read", path))?.len();
+        let sha256 = hash(&file, size_bytes).map_err(Error::file("read", path))?;
         let tensors = Tensors::File {
             file: Arc::new(file),
-            directory: directory.into(),
+            path: path.into(),
         };
         Ok(Self {
+            format,
             config,
             tensors,
             size_bytes,
             sha256,
         })
     }
+}
+
+/// Opens a file if it is a GGUF. One that is not regular is not opened: a pipe would wait.
+fn open_gguf(path: &Path, is_file: bool) -> Result<Option<File>, Error> {
+    if !is_file {
+        return Ok(None);
+    }
+    let file = files::open(path)?;
+    let mut magic = [0; GGUF_MAGIC.len()];
+    match file.read_exact_at(&mut magic, 0) {
+        Ok(()) if magic == GGUF_MAGIC => Ok(Some(file)),
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(Error::file("read", path)(error)),
+    }
+}
+
+/// The only file in a directory whose name is that of a GGUF.
+fn only_gguf(directory: &Path) -> Result<Option<PathBuf>, Error> {
+    let listing = directory
+        .read_dir()
+        .map_err(Error::file("list", directory))?;
+    let mut found = None;
+    for entry in listing {
+        let path = entry.map_err(Error::file("list", directory))?.path();
+        let is_gguf = path.extension().is_some_and(|end| end == GGUF_EXTENSION) && path.is_file();
+        if is_gguf && found.replace(path).is_some() {
+            return Err(Error::NotAnAdapter {
+                path: directory.to_owned(),
+                why: NotAnAdapter::SeveralGguf,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a configuration is mlx-lm's. One that is not even JSON is sent as PEFT's, and the daemon
+/// says what is wrong with it.
+fn is_of_mlx(config: &[u8]) -> bool {
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(config).ok();
+    parsed.is_some_and(|config| {
+        config.get("peft_type").is_none()
+            && MLX_FIELDS.iter().any(|field| config.get(field).is_some())
+    })
 }
 
 impl Tensors {
@@ -127,12 +212,12 @@ impl Tensors {
                 .and_then(|start| Some(start..start.checked_add(length)?))
                 .filter(|range| range.end <= bytes.len())
                 .map(|range| bytes.slice(range))),
-            Self::File { file, directory } => {
+            Self::File { file, path } => {
                 let mut chunk = vec![0; length];
                 match file.read_exact_at(&mut chunk, offset) {
                     Ok(()) => Ok(Some(chunk.into())),
                     Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-                    Err(error) => Err(Error::file("read", &directory.join(TENSORS))(error)),
+                    Err(error) => Err(Error::file("read", path)(error)),
                 }
             }
         }
@@ -141,7 +226,7 @@ impl Tensors {
     /// What to say when the file has become shorter.
     pub(super) fn shrunk(&self) -> Error {
         let path = match self {
-            Self::File { directory, .. } => directory.to_path_buf(),
+            Self::File { path, .. } => path.to_path_buf(),
             Self::Memory(_) => PathBuf::new(),
         };
         Error::NotAnAdapter {

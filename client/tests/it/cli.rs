@@ -264,7 +264,7 @@ async fn what_is_no_adapter_is_wrong_usage_and_never_sent() {
     assert_eq!(code, 2);
     let expected = format!(
         "error: {path} is not an adapter: it has no adapter_config.json\n\
-         hint: name the directory that PEFT's save_pretrained wrote\n"
+         hint: name the directory that PEFT or mlx-lm wrote, or a GGUF file\n"
     );
     assert_eq!(stderr, expected);
     assert!(fake.script().uploads.is_empty());

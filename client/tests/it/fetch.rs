@@ -23,6 +23,7 @@ fn into(directory: &Path) -> Fetch {
         base_model: "smollm2".into(),
         slot: 1,
         generation: 0,
+        format: v1::AdapterFormat::Peft,
         into: directory.to_owned(),
         replace: false,
     }

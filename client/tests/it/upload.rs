@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kmerge_client::error::{Code, ErrorDetails, NotAnAdapter};
 use kmerge_client::retry::Policy;
+use kmerge_client::v1::AdapterFormat;
 use kmerge_client::{Adapter, Error, Upload, UploadEvent};
 use tonic::Status;
 use tonic_types::StatusExt as _;
@@ -318,6 +319,38 @@ async fn directories_that_are_no_adapters_are_refused_by_what_they_lack() {
     assert_eq!(open().await, large);
     std::fs::remove_file(path("adapter_config.json")).unwrap();
     assert_eq!(open().await, NotAnAdapter::Missing("adapter_config.json"));
+}
+
+#[tokio::test]
+async fn formats_are_told_apart_by_content() {
+    let directory = adapter_directory(10);
+    let path = |name| directory.path().join(name);
+    let open = async || Adapter::open(directory.path()).await;
+    assert_eq!(open().await.unwrap().format(), AdapterFormat::Peft);
+    // mlx-lm's configuration has the same name, and both kinds of tensors may lie beside it.
+    std::fs::write(path("adapters.safetensors"), bytes(7)).unwrap();
+    assert_eq!(open().await.unwrap().format(), AdapterFormat::Peft);
+    std::fs::write(path("adapter_config.json"), r#"{"lora_parameters":{}}"#).unwrap();
+    let mlx = open().await.unwrap();
+    assert_eq!((mlx.format(), mlx.size_bytes()), (AdapterFormat::Mlx, 7));
+    std::fs::remove_file(path("adapters.safetensors")).unwrap();
+    let missing = NotAnAdapter::Missing("adapters.safetensors");
+    assert_eq!(not_an_adapter(open().await.unwrap_err()), missing);
+    // A GGUF file is known by its first bytes, whatever it is called.
+    let gguf = [&b"GGUF"[..], &bytes(20)].concat();
+    std::fs::write(path("lora.bin"), &gguf).unwrap();
+    let adapter = Adapter::open(path("lora.bin")).await.unwrap();
+    assert_eq!(adapter.format(), AdapterFormat::Gguf);
+    assert_eq!((adapter.config(), adapter.size_bytes()), (&b""[..], 24));
+    // A directory without a configuration may hold one.
+    std::fs::remove_file(path("adapter_config.json")).unwrap();
+    std::fs::rename(path("lora.bin"), path("lora.gguf")).unwrap();
+    assert_eq!(open().await.unwrap().format(), AdapterFormat::Gguf);
+    std::fs::write(path("other.gguf"), &gguf).unwrap();
+    assert_eq!(
+        not_an_adapter(open().await.unwrap_err()),
+        NotAnAdapter::SeveralGguf
+    );
 }
 
 #[tokio::test]

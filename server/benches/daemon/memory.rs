@@ -55,6 +55,7 @@ pub async fn run() {
             base_model: "llama-8b".into(),
             slot: 0,
             generation: 0,
+            format: v1::AdapterFormat::Peft,
             into: directory.path().join("fetched"),
             replace: true,
         };

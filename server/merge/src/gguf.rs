@@ -25,6 +25,9 @@ pub use export::{GgufFacts, export};
 /// The first bytes of every GGUF file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
 
+/// The name under which a LoRA is written; llama.cpp takes any.
+pub const EXPORT_FILE: &str = "adapter.gguf";
+
 /// The version read and written.
 const VERSION: u32 = 3;
 /// What tensors and data are aligned to unless the file says otherwise.

@@ -345,6 +345,35 @@ impl Keys {
         })
     }
 
+    /// Any of the given words: a list, or a text with commas.
+    pub(super) fn words<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Vec<T> {
+        let Some(value) = self.take(key) else {
+            return Vec::new();
+        };
+        let meaning = |text: &str| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            found.map(|(_, meaning)| *meaning)
+        };
+        let list: Option<Vec<T>> = match text_of(&value) {
+            Some(text) => text
+                .split(',')
+                .filter(|part| !part.trim().is_empty())
+                .map(|part| meaning(part.trim()))
+                .collect(),
+            None => value.clone().into_array().ok().and_then(|items| {
+                items
+                    .into_iter()
+                    .map(|item| text_of(&item).and_then(meaning))
+                    .collect()
+            }),
+        };
+        list.unwrap_or_else(|| {
+            let expected = format!("a list of {}", quoted(words));
+            self.wrong(key, &value, &expected);
+            Vec::new()
+        })
+    }
+
     /// One of the given words.
     pub(super) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> T {
         self.word_or(key, words, words[0].1)
@@ -356,13 +385,9 @@ impl Keys {
         if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
             return *meaning;
         }
-        let allowed: Vec<_> = words
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect();
         self.problem(
             key,
-            &format!("is \"{text}\"; it must be one of {}", allowed.join(", ")),
+            &format!("is \"{text}\"; it must be one of {}", quoted(words)),
         );
         otherwise
     }
@@ -389,6 +414,15 @@ fn text_of(value: &Value) -> Option<&str> {
     } else {
         None
     }
+}
+
+/// The words that are allowed, for people.
+fn quoted<T>(words: &[(&str, T)]) -> String {
+    let words: Vec<_> = words
+        .iter()
+        .map(|(word, _)| format!("\"{word}\""))
+        .collect();
+    words.join(", ")
 }
 
 fn shown(value: &Value) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kmerge_merge::progressive::{Fidelity, PackedSlot};
 use kmerge_merge::{
-    Assignment, AssignmentRule, BaseModel, Dtype, Operator, Policy, SlotDtype, Weighting,
+    Assignment, AssignmentRule, BaseModel, Dtype, Format, Operator, Policy, SlotDtype, Weighting,
 };
 use kmerge_proto::{limits, v1};
 use kmerge_storage::{
@@ -22,7 +22,6 @@ pub(super) use change::{budget, change, generation, pin, request};
 use crate::base_models::{PolicyWish, Registration};
 use crate::clock::timestamp;
 use crate::error::ServerError;
-use crate::exports::PEFT;
 use crate::facts::{self, CostFacts, DecisionFacts, saturate};
 use crate::progress::Stage;
 use crate::serving::{JobView, Resolved, Serving, SlotEvent, SlotView, TaskView, WeightedMember};
@@ -71,11 +70,22 @@ fn known<T: TryFrom<i32>>(field: &'static str, number: i32) -> Result<T, ServerE
     })
 }
 
-/// The format of an adapter or an export. There is one, so nothing is left to tell apart.
-pub(super) fn check_format(number: i32) -> Result<(), ServerError> {
-    match known("format", number)? {
-        v1::AdapterFormat::Peft | v1::AdapterFormat::Unspecified => Ok(()),
-    }
+/// The format of an adapter or an export.
+pub(super) fn format(number: i32) -> Result<Format, ServerError> {
+    Ok(match known("format", number)? {
+        v1::AdapterFormat::Peft | v1::AdapterFormat::Unspecified => Format::Peft,
+        v1::AdapterFormat::Gguf => Format::Gguf,
+        v1::AdapterFormat::Mlx => Format::Mlx,
+    })
+}
+
+fn format_number(format: Format) -> i32 {
+    let format = match format {
+        Format::Peft => v1::AdapterFormat::Peft,
+        Format::Gguf => v1::AdapterFormat::Gguf,
+        Format::Mlx => v1::AdapterFormat::Mlx,
+    };
+    format.into()
 }
 
 fn bounded(field: &'static str, size: usize, limit: usize) -> Result<(), ServerError> {
@@ -88,7 +98,13 @@ fn bounded(field: &'static str, size: usize, limit: usize) -> Result<(), ServerE
 
 /// The header of an upload.
 pub(super) fn announced(header: v1::UploadHeader) -> Result<Announced, ServerError> {
-    check_format(header.format)?;
+    let format = format(header.format)?;
+    if format == Format::Gguf && !header.config.is_empty() {
+        return Err(ServerError::Field {
+            field: "config",
+            problem: "must be empty for GGUF, whose one file says it all".into(),
+        });
+    }
     bounded("config", header.config.len(), limits::MAX_CONFIG_BYTES)?;
     bounded(
         "request_id",
@@ -96,6 +112,7 @@ pub(super) fn announced(header: v1::UploadHeader) -> Result<Announced, ServerErr
         limits::MAX_REQUEST_ID_BYTES,
     )?;
     Ok(Announced {
+        format,
         task: task(&header.task)?,
         base_model: base_model(&header.base_model)?,
         digest: field::<Digest>("sha256", &header.sha256)?,
@@ -231,13 +248,9 @@ pub(super) fn base_model_message(state: &BaseModelState) -> Result<v1::BaseModel
     })
 }
 
-/// The format word that storage keeps.
-fn format(word: &str) -> v1::AdapterFormat {
-    if word == PEFT {
-        v1::AdapterFormat::Peft
-    } else {
-        v1::AdapterFormat::Unspecified
-    }
+/// The format of the word that storage keeps.
+fn format_of_word(word: &str) -> i32 {
+    Format::from_name(word).map_or(v1::AdapterFormat::Unspecified.into(), format_number)
 }
 
 /// An adapter as it arrived.
@@ -247,7 +260,7 @@ pub(super) fn adapter(view: &TaskView) -> v1::Adapter {
         fidelity: view.fidelity.map(fidelity),
         task: task.task.to_string(),
         base_model: task.base_model.to_string(),
-        format: format(&task.upload.format).into(),
+        format: format_of_word(&task.upload.format),
         size_bytes: task.upload.size_bytes,
         sha256: task.upload.digest.to_string(),
         slot: task.slot.0,
@@ -461,13 +474,14 @@ pub(super) fn export_part(part: ExportPart) -> v1::FetchSlotResponse {
         ExportPart::Files {
             record,
             task,
+            format,
             files,
         } => Content::Header(v1::ExportHeader {
             task: task.map_or_else(String::new, |task| task.to_string()),
             base_model: record.base_model.to_string(),
             slot: record.slot.0,
             generation: record.generation.0,
-            format: v1::AdapterFormat::Peft.into(),
+            format: format_number(format),
             files: files
                 .into_iter()
                 .map(|file| v1::ExportFile {

@@ -87,7 +87,7 @@ impl v1::slot_service_server::SlotService for Slots {
         request: Request<v1::FetchSlotRequest>,
     ) -> Result<Response<Self::FetchSlotStream>, Status> {
         let request = request.into_inner();
-        convert::check_format(request.format)?;
+        let format = convert::format(request.format)?;
         let generation = convert::generation(request.generation);
         let base_model = convert::base_model(&request.base_model)?;
         let of = if request.task.is_empty() {
@@ -95,7 +95,7 @@ impl v1::slot_service_server::SlotService for Slots {
         } else {
             ExportOf::Task(convert::task(&request.task)?)
         };
-        let parts = self.watching.export(base_model, of, generation);
+        let parts = self.watching.export(base_model, of, generation, format);
         Ok(watch::respond(parts, convert::export_part))
     }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use kmerge_merge::{AdapterError, AdapterErrorKind, BaseModelError, MergeError};
+use kmerge_merge::{AdapterError, AdapterErrorKind, BaseModelError, FormatError, MergeError};
 use kmerge_proto::limits::ERROR_DOMAIN;
 use kmerge_storage::{CommitError, Existing, ExportError, FileError, IngestError, ReadError};
 use tonic::{Code, Status};
@@ -228,6 +228,12 @@ fn look_up(error: &ServerError) -> Row {
         ServerError::Commit(error) => commit(error),
         ServerError::Read(error) => read(error),
         ServerError::Export(error) => export(error),
+        ServerError::Format(error) => format(error),
+        ServerError::UnknownFormat { .. } => row(
+            Code::FailedPrecondition,
+            "FORMAT_UNKNOWN",
+            Detail::Precondition("format"),
+        ),
         ServerError::FileUnreadable(_) => row(Code::DataLoss, "FILE_UNREADABLE", Detail::None),
         ServerError::Facts { .. } => row(Code::Internal, "RECORD_UNREADABLE", Detail::None),
         ServerError::Stopping => row(Code::Unavailable, "STOPPING", Detail::Retry(RESTART_RETRY)),
@@ -430,6 +436,21 @@ fn export(error: &ExportError) -> Row {
         ExportError::GenerationRemoved { .. } => row(Code::NotFound, error.reason(), Detail::None),
         ExportError::ReadOnly { .. } => read_only(error.reason()),
         ExportError::File(source) => file(source, error.reason()),
+    }
+}
+
+fn format(error: &FormatError) -> Row {
+    match error {
+        FormatError::Source(_) => row(Code::DataLoss, error.reason(), Detail::None),
+        FormatError::Sink(_) => row(Code::Internal, error.reason(), Detail::None),
+        FormatError::NoGgufModule { .. }
+        | FormatError::OddHead { .. }
+        | FormatError::NoMlxModule { .. }
+        | FormatError::SeveralScales { .. } => row(
+            Code::FailedPrecondition,
+            error.reason(),
+            Detail::Precondition("base_model"),
+        ),
     }
 }
 

@@ -137,8 +137,22 @@ impl From<State> for v1::JobState {
 /// The formats that an export can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportFormat {
-    /// A directory that PEFT loads as it is
+    /// A directory that PEFT, vLLM and SGLang load as it is
     Peft,
+    /// One file for llama.cpp and what is built on it: adapter.gguf
+    Gguf,
+    /// A directory that mlx-lm loads as it is
+    Mlx,
+}
+
+impl From<ExportFormat> for v1::AdapterFormat {
+    fn from(format: ExportFormat) -> Self {
+        match format {
+            ExportFormat::Peft => Self::Peft,
+            ExportFormat::Gguf => Self::Gguf,
+            ExportFormat::Mlx => Self::Mlx,
+        }
+    }
 }
 
 /// A slot by number, or a task by name.

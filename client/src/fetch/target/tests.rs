@@ -90,6 +90,18 @@ fn an_earlier_export_is_replaced_only_when_asked() {
 }
 
 #[test]
+fn an_export_of_another_format_is_replaced_too() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    fs::create_dir(&out).unwrap();
+    for name in ["adapter.gguf", "adapters.safetensors"] {
+        fs::write(out.join(name), "earlier").unwrap();
+    }
+    publish(Directory::new(&out, true).unwrap()).unwrap();
+    assert_eq!(names(&out), ["adapter_config.json"]);
+}
+
+#[test]
 fn a_directory_with_anything_else_is_never_replaced() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");

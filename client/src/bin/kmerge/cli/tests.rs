@@ -142,7 +142,7 @@ fn nonsense_is_refused() {
         &["job", "seven"],
         &["jobs", "--state", "lost"],
         &["pull", "0"],
-        &["pull", "0", "--out", "d", "--as", "gguf"],
+        &["pull", "0", "--out", "d", "--as", "ggml"],
         &["pull", "0", "--out", "d", "--generation", "0"],
         &["base", "add", "b"],
         &["base", "add", "b", "--config", "c", "--max-bytes", "1M"],

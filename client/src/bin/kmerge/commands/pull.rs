@@ -38,6 +38,7 @@ pub(crate) struct Pull {
 const EXAMPLES: &str = "\
 EXAMPLES:
   kmerge pull slug-en --as peft --out ./slug-en
+  kmerge pull slug-en --as gguf --out ./slug-en.llama
   kmerge pull 0 --base smollm2-135m --out ./slot-0 --generation 3
   kmerge pull slug-en --out ./slug-en --force
 
@@ -45,14 +46,13 @@ A name of digits only is a slot. The directory appears whole, or not at all.";
 
 impl Pull {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
-        // The only format there is; another one is a new arm here.
-        let ExportFormat::Peft = self.export_format;
         let client = context.client().await?;
         let base_model = base_model(&client, self.base).await?;
         let fetch = Fetch {
             base_model,
             slot: 0,
             generation: self.generation.unwrap_or(0),
+            format: self.export_format.into(),
             into: self.out,
             replace: self.force,
         };

@@ -18,7 +18,7 @@ use crate::values;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Push {
-    /// A PEFT directory: adapter_config.json and adapter_model.safetensors
+    /// A PEFT directory, a LoRA in a GGUF file, or a directory of mlx-lm
     path: PathBuf,
     /// The name under which apps will ask for it
     #[arg(long, value_name = "NAME", value_parser = values::name)]
@@ -42,6 +42,7 @@ EXAMPLES:
   kmerge push adapters/slug-en --task slug-en --wait
   kmerge push adapters/slug-en --task slug-en --base smollm2-135m --dry-run
   kmerge push out/checkpoint-500 --task mail --json | jq .id
+  kmerge push slug-F16-LoRA.gguf --task slug
 
 The same bytes pushed again for the same task give the same job.";
 

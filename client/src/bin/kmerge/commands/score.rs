@@ -140,6 +140,7 @@ pub(crate) async fn fetch(
             base_model: base_model.to_owned(),
             slot: 0,
             generation: 0,
+            format: v1::AdapterFormat::Peft,
             into: into.join(task),
             replace: false,
         };

@@ -139,6 +139,7 @@ async fn pull(
         base_model: BASE.to_owned(),
         slot: resolved.slot,
         generation: resolved.generation,
+        format: v1::AdapterFormat::Peft,
         into,
         replace: true,
     };
