@@ -57,8 +57,8 @@ pub struct BaseModels {
     pub owner: Owner,
     /// For what a registration leaves open.
     pub defaults: Policy,
-    /// For kmerge++ where neither the registration nor the defaults' rule has one.
-    pub default_threshold: f64,
+    /// For kmerge++ where the registration has none; none: found from similarities.
+    pub default_threshold: Option<f64>,
 }
 
 impl BaseModels {
@@ -104,7 +104,7 @@ impl BaseModels {
 pub(crate) fn settle(
     wish: &PolicyWish,
     defaults: &Policy,
-    default_threshold: f64,
+    default_threshold: Option<f64>,
 ) -> Result<Policy, ServerError> {
     let refuse = |field, problem: String| Err(ServerError::Field { field, problem });
     let slots = wish.slots.unwrap_or(defaults.slots);
@@ -123,15 +123,19 @@ pub(crate) fn settle(
         );
     }
     let assignment = match wish.assignment.unwrap_or(defaults.assignment) {
-        AssignmentRule::KMerge | AssignmentRule::Roomiest if wish.threshold.is_some() => {
+        AssignmentRule::KMerge | AssignmentRule::Roomiest | AssignmentRule::BestPair
+            if wish.threshold.is_some() =>
+        {
             return refuse(
                 "policy.threshold",
                 "is for kmerge++ only: leave it out, or ask for kmerge++".into(),
             );
         }
-        rule @ (AssignmentRule::KMerge | AssignmentRule::Roomiest) => rule,
+        rule @ (AssignmentRule::KMerge | AssignmentRule::Roomiest | AssignmentRule::BestPair) => {
+            rule
+        }
         AssignmentRule::KMergePlusPlus { .. } => AssignmentRule::KMergePlusPlus {
-            threshold: wish.threshold.unwrap_or(default_threshold),
+            threshold: wish.threshold.or(default_threshold),
         },
     };
     let max_bytes = wish
@@ -152,14 +156,18 @@ pub(crate) fn settle(
     let policy = Policy {
         slots,
         max_bytes,
-        // The default rule of progressive slots means nothing for the others.
+        // A default rule that means nothing for the operator is no wish.
         assignment: match assignment {
             AssignmentRule::Roomiest if wish.assignment.is_none() && !operator.is_progressive() => {
                 AssignmentRule::KMerge
             }
+            AssignmentRule::BestPair if wish.assignment.is_none() && !operator.joins_slots() => {
+                AssignmentRule::KMerge
+            }
             rule @ (AssignmentRule::KMerge
             | AssignmentRule::KMergePlusPlus { .. }
-            | AssignmentRule::Roomiest) => rule,
+            | AssignmentRule::Roomiest
+            | AssignmentRule::BestPair) => rule,
         },
         operator,
         dtype: wish.dtype.unwrap_or(defaults.dtype),
@@ -185,7 +193,9 @@ fn policy_field(error: &PolicyError) -> &'static str {
         PolicyError::Threshold { .. } => "policy.threshold",
         PolicyError::Density { .. } => "policy.density",
         PolicyError::Floor { .. } => "policy.floor",
-        PolicyError::RoomiestWithout { .. } => "policy.assignment",
+        PolicyError::RoomiestWithout { .. }
+        | PolicyError::BestPairWithout { .. }
+        | PolicyError::BestPairWeighting => "policy.assignment",
         PolicyError::UnknownWord { .. } => "policy",
     }
 }
@@ -210,28 +220,30 @@ mod tests {
         let wish = PolicyWish {
             slots: Some(3),
             max_bytes: Some(0),
-            assignment: Some(AssignmentRule::KMergePlusPlus {
-                threshold: f64::NAN,
-            }),
+            assignment: Some(AssignmentRule::KMergePlusPlus { threshold: None }),
             ..PolicyWish::default()
         };
-        let policy = settle(&wish, &defaults(), 0.02).unwrap();
+        let policy = settle(&wish, &defaults(), Some(0.02)).unwrap();
         assert_eq!(policy.slots, 3);
         assert_eq!(policy.max_bytes, None);
         assert_eq!(
             policy.assignment,
-            AssignmentRule::KMergePlusPlus { threshold: 0.02 }
+            AssignmentRule::KMergePlusPlus {
+                threshold: Some(0.02)
+            }
         );
+        let policy = settle(&wish, &defaults(), None).unwrap();
+        assert_eq!(policy.assignment.threshold(), None);
         assert_eq!(policy.operator, Operator::KMergeLinear);
         assert_eq!(
-            settle(&PolicyWish::default(), &defaults(), 0.02).unwrap(),
+            settle(&PolicyWish::default(), &defaults(), Some(0.02)).unwrap(),
             defaults()
         );
     }
 
     #[test]
     fn values_out_of_range_name_their_field() {
-        let refused = |wish: PolicyWish| match settle(&wish, &defaults(), 0.02) {
+        let refused = |wish: PolicyWish| match settle(&wish, &defaults(), Some(0.02)) {
             Err(ServerError::Field { field, .. }) => field,
             other => panic!("{other:?}"),
         };
@@ -265,5 +277,13 @@ mod tests {
             "policy.threshold",
             "a threshold without kmerge++"
         );
+        for operator in [Operator::Ties, Operator::Linear, Operator::Progressive] {
+            let wish = PolicyWish {
+                assignment: Some(AssignmentRule::BestPair),
+                operator: Some(operator),
+                ..Default::default()
+            };
+            assert_eq!(refused(wish), "policy.assignment", "{operator}");
+        }
     }
 }

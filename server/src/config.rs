@@ -44,8 +44,9 @@ pub struct Config {
     pub workers: Workers,
     /// `[merge]`: the policy of a base model that is registered without its own.
     pub merge: Policy,
-    /// `[merge] threshold`: for a base model that asks for kmerge++ without naming one.
-    pub threshold: f64,
+    /// `[merge] threshold`: for a base model that asks for kmerge++ without naming one; none: found
+    /// from similarities.
+    pub threshold: Option<f64>,
     /// `[exports]`: the formats in which slots are published beside PEFT.
     pub exports: Vec<Foreign>,
     /// How long an older generation stays after a newer one.
@@ -185,7 +186,7 @@ impl Config {
                 problems: vec![problem],
             },
         )?;
-        let threshold = keys.fraction("merge.threshold");
+        let threshold = keys.limit("merge.threshold");
         let config = Self {
             state: state(&mut keys, args.state_dir.as_deref(), surroundings),
             listen: listen(&mut keys, args.socket.as_deref(), surroundings),
@@ -295,7 +296,7 @@ fn workers(keys: &mut Keys) -> Workers {
     }
 }
 
-fn merge(keys: &mut Keys, threshold: f64) -> Policy {
+fn merge(keys: &mut Keys, threshold: Option<f64>) -> Policy {
     let max_bytes = keys.bytes("merge.max_bytes", 0..=1 << 50);
     Policy {
         slots: u32::try_from(keys.count("merge.slots", 1..=MAX_SLOTS)).unwrap_or(u32::MAX),
@@ -306,6 +307,7 @@ fn merge(keys: &mut Keys, threshold: f64) -> Policy {
                 ("kmerge", AssignmentRule::KMerge),
                 ("kmerge++", AssignmentRule::KMergePlusPlus { threshold }),
                 ("roomiest", AssignmentRule::Roomiest),
+                ("best-pair", AssignmentRule::BestPair),
             ],
         ),
         operator: keys.word(

@@ -5,7 +5,9 @@
 mod change;
 
 use kmerge_merge::progressive::{Fidelity, MemberCost, PackedSlot, Placement};
-use kmerge_merge::{Assignment, Dtype, Format, Operator, Outcome, Plan, Policy, SlotDtype};
+use kmerge_merge::{
+    Assignment, Dtype, Format, ModuleNorms, Operator, Outcome, Plan, Policy, SlotDtype,
+};
 use kmerge_storage::{BaseModelRecord, BaseModelState, GenerationRecord, JobRecord, SlotIndex};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,10 @@ pub struct GenerationFacts {
     /// Bytes that the slot may take, where it has a budget of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
+    /// The mean norms of its members, as [`ModuleNorms::to_text`] writes them, where the operator
+    /// makes slots shrink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_norms: Option<String>,
 }
 
 /// A decision as it is kept with its job.
@@ -57,6 +63,9 @@ pub struct DecisionFacts {
     /// Bytes that the slot may take, where it has a budget of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
+    /// The slot was freed for the newcomer: what was in it is in this one now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed_into: Option<u32>,
 }
 
 /// What a decision costs one member.
@@ -181,6 +190,10 @@ fn rounded(value: f64) -> f64 {
 /// matters, and 128 of them fit a catalog record.
 const SIMILARITY_DIGITS: f64 = 1e9;
 
+/// The most modules whose members' norms fit a catalog record, at three bytes each. A slot with
+/// more is compared by its own norms.
+const NORMED_MODULES: usize = 1000;
+
 impl DecisionFacts {
     /// The decision that `plan` made and `outcome` carried out.
     pub fn new(plan: &Plan, outcome: &Outcome) -> Self {
@@ -199,6 +212,7 @@ impl DecisionFacts {
             energy_kept: outcome.energy_kept,
             costs: Vec::new(),
             budget: None,
+            freed_into: plan.joined.as_ref().map(|joined| joined.plan.slot),
         }
     }
 
@@ -227,6 +241,7 @@ impl DecisionFacts {
             energy_kept: newcomer.map(|cost| rounded(cost.after.energy_kept)),
             costs,
             budget: Some(placement.packed.budget),
+            freed_into: None,
         }
     }
 }
@@ -240,7 +255,19 @@ impl GenerationFacts {
             modules: saturate(outcome.layout.modules.len()),
             operator: policy.operator,
             budget: None,
+            member_norms: plan
+                .member_norms
+                .as_ref()
+                .filter(|norms| norms.as_slice().len() <= NORMED_MODULES)
+                .map(ModuleNorms::to_text),
         }
+    }
+
+    /// The mean norms of its members, if they are kept.
+    pub fn member_norms(&self) -> Option<ModuleNorms> {
+        self.member_norms
+            .as_deref()
+            .and_then(ModuleNorms::from_text)
     }
 
     /// The facts of a generation that keeps its members apart. Its dtype is that of the adapters
@@ -252,6 +279,7 @@ impl GenerationFacts {
             modules: saturate(packed.modules()),
             operator: policy.operator,
             budget: Some(packed.budget),
+            member_norms: None,
         }
     }
 }
@@ -352,6 +380,7 @@ mod tests {
             energy_kept: Some(0.123_456_789_012_345_67),
             costs: Vec::new(),
             budget: None,
+            freed_into: Some(127),
         };
         let text = to_json(&decision);
         assert!(text.len() < 3500, "{}", text.len());

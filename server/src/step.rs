@@ -10,6 +10,7 @@
 //! Jobs that bring no adapter are in `upkeep`.
 
 mod average;
+mod norms;
 mod progressive;
 mod upkeep;
 
@@ -21,7 +22,7 @@ use kmerge_storage::{
     SlotIndex, SlotState, StoredTensor, TaskName,
 };
 
-pub use average::NormCache;
+pub use norms::NormCache;
 pub use upkeep::{Wish, foresee};
 
 use crate::error::ServerError;
@@ -70,6 +71,7 @@ pub struct Decided {
 pub fn decide(
     arrival: Arrival<'_>,
     task: &TaskName,
+    catalog: &Catalog,
     tools: &Tools,
 ) -> Result<Decided, ServerError> {
     if facts::policy(&arrival.base_model.record)?
@@ -78,7 +80,7 @@ pub fn decide(
     {
         progressive::decide(arrival, task, tools)
     } else {
-        average::decide(arrival, task, tools)
+        average::decide(arrival, task, catalog, tools)
     }
 }
 
@@ -115,12 +117,11 @@ pub fn run(
             source: &arranged,
         },
     };
-    let commit = if facts::policy(&base_model.record)?.operator.is_progressive() {
-        progressive::run(job, arrival, catalog, tools, pool, report)
+    if facts::policy(&base_model.record)?.operator.is_progressive() {
+        progressive::run(job, arrival, catalog, tools, pool, report).map(Rearrangement::from)
     } else {
         average::run(job, arrival, catalog, tools, pool, report)
-    };
-    commit.map(Rearrangement::from)
+    }
 }
 
 /// A tensor file that is written, and what is to be said of it.

@@ -347,7 +347,7 @@ impl Uploads {
                         base_model,
                         newcomer,
                     };
-                    step::decide(arrival, &request.task, &self.parts.tools)
+                    step::decide(arrival, &request.task, &catalog, &self.parts.tools)
                 })
                 .transpose()?;
             Ok(Checked {

@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(clippy::disallowed_methods, reason = "the tests read their own files")]
 
+#[path = "jobs/looking_back.rs"]
+mod looking_back;
 #[path = "jobs/replay.rs"]
 mod replay;
 mod support;

@@ -2,7 +2,7 @@
 //!
 //! Ties are settled by the lowest slot number, so a decision is a function of its input. These rules
 //! take arrivals as they come and never move a member again; [`best_pair`] does, and [`calibration`]
-//! finds kmerge++ its threshold. Both stand beside [`plan()`](crate::plan()), which changes one slot.
+//! finds kmerge++ its threshold where none is given.
 
 pub mod best_pair;
 pub mod calibration;
@@ -68,14 +68,20 @@ pub(crate) fn decide(policy: &Policy, room: Room, similarities: &[(u32, f64)]) -
         };
     };
     let most_similar = most_similar(nearest, highest, &open);
+    let threshold = rule
+        .threshold()
+        .unwrap_or(AssignmentRule::DEFAULT_THRESHOLD);
     match (rule, room) {
-        (AssignmentRule::KMerge | AssignmentRule::Roomiest, Room::Free(slot)) => Decision {
+        (
+            AssignmentRule::KMerge | AssignmentRule::Roomiest | AssignmentRule::BestPair,
+            Room::Free(slot),
+        ) => Decision {
             choice: Choice::Open(slot),
             reason: format!(
                 "{taken} of {limit} slots were in use and {rule} fills all of them first, so slot {slot} was opened"
             ),
         },
-        (AssignmentRule::KMergePlusPlus { threshold }, Room::Free(slot)) if highest < threshold => {
+        (AssignmentRule::KMergePlusPlus { .. }, Room::Free(slot)) if highest < threshold => {
             Decision {
                 choice: Choice::Open(slot),
                 reason: format!(
@@ -83,7 +89,7 @@ pub(crate) fn decide(policy: &Policy, room: Room, similarities: &[(u32, f64)]) -
                 ),
             }
         }
-        (AssignmentRule::KMergePlusPlus { threshold }, Room::Free(_)) => Decision {
+        (AssignmentRule::KMergePlusPlus { .. }, Room::Free(_)) => Decision {
             choice: Choice::Merge(nearest),
             reason: format!(
                 "{most_similar}, not below the threshold {threshold:.4}, so no slot was opened"
@@ -126,7 +132,9 @@ fn most_similar(nearest: u32, highest: f64, similarities: &[(u32, f64)]) -> Stri
 mod tests {
     use super::*;
 
-    const PLUS: AssignmentRule = AssignmentRule::KMergePlusPlus { threshold: 0.3 };
+    const PLUS: AssignmentRule = AssignmentRule::KMergePlusPlus {
+        threshold: Some(0.3),
+    };
 
     fn choice(rule: AssignmentRule, room: Room, similarities: &[(u32, f64)]) -> Choice {
         decide(&policy(rule), room, similarities).choice

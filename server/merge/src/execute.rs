@@ -17,7 +17,7 @@ use crate::operator::{ReadScratch, Side, Target, linear, opcm};
 use crate::parallel::{Pool, Pooled, try_map};
 use crate::similarity::{share, stored_norm};
 use crate::{
-    AdapterLayout, AdapterView, Assignment, Dtype, MergeError, ModuleNorms, Operator, Plan,
+    AdapterLayout, AdapterView, Assignment, Dtype, Joined, MergeError, ModuleNorms, Operator, Plan,
     Progress, SlotView, TensorSink, device, element,
 };
 
@@ -130,6 +130,30 @@ pub fn execute(
     })
 }
 
+/// Writes the file of the slot that two slots become, as [`Plan::joined`] says.
+///
+/// # Errors
+///
+/// As [`execute()`].
+pub fn execute_joined(
+    joined: &Joined,
+    slots: &[SlotView<'_>],
+    sink: &mut dyn TensorSink,
+    progress: Progress<'_>,
+) -> Result<Outcome, MergeError> {
+    let from = slots.iter().find(|view| view.slot == joined.from);
+    match from {
+        Some(from) if from.generation == joined.from_generation => {
+            execute(&joined.plan, slots, from.adapter, sink, progress)
+        }
+        moved => Err(MergeError::StalePlan {
+            slot: joined.from,
+            planned: joined.from_generation + 1,
+            found: moved.map(|view| view.generation),
+        }),
+    }
+}
+
 /// How many of the next modules make a batch: one for each thread at least.
 fn batch(modules: &[Aligned<'_>], plan: &Plan, threads: usize) -> usize {
     let mut room = BATCH_BYTES * threads;
@@ -143,16 +167,17 @@ fn batch(modules: &[Aligned<'_>], plan: &Plan, threads: usize) -> usize {
 }
 
 /// The slot that the plan merges into, checked to be where the plan left it; `None` for a slot to
-/// be opened, checked not to exist.
+/// be opened, checked not to exist or to be the one that was freed.
 fn target_slot<'a>(
     plan: &Plan,
     slots: &[SlotView<'a>],
 ) -> Result<Option<AdapterView<'a>>, MergeError> {
     let view = slots.iter().find(|view| view.slot == plan.slot);
     let found = view.map(|view| view.generation);
-    let expected = match plan.assignment {
-        Assignment::Opened => None,
-        Assignment::Merged => Some(plan.generation - 1),
+    let expected = match (plan.assignment, &plan.joined) {
+        (Assignment::Opened, None) => None,
+        (Assignment::Opened, Some(joined)) => Some(joined.from_generation),
+        (Assignment::Merged, _) => Some(plan.generation - 1),
     };
     if found != expected {
         return Err(MergeError::StalePlan {
@@ -161,7 +186,8 @@ fn target_slot<'a>(
             found,
         });
     }
-    Ok(view.map(|view| view.adapter))
+    let merged = view.filter(|_| plan.assignment == Assignment::Merged);
+    Ok(merged.map(|view| view.adapter))
 }
 
 /// The planned file, checked to be the one that these modules give.

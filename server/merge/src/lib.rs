@@ -25,6 +25,7 @@ mod format;
 pub mod gguf;
 mod gram;
 mod header;
+mod history;
 mod json;
 mod linalg;
 pub mod mlx;
@@ -46,12 +47,13 @@ pub use error::{
     AdapterError, AdapterErrorKind, BaseModelError, Evidence, FormatError, GgufError, MergeError,
     MlxError,
 };
-pub use execute::{Outcome, execute};
+pub use execute::{Outcome, execute, execute_joined};
 pub use format::Format;
+pub use history::History;
 pub use peft::{
     Decoded, EXPORT_CONFIG, EXPORT_TENSORS, check_values, decode, decode_slot, export_config,
 };
-pub use plan::{Assignment, Plan, Progress, SlotView, plan, unite};
+pub use plan::{Assignment, Joined, Plan, Progress, SlotView, plan, plan_after, unite};
 pub use policy::{AssignmentRule, Operator, Policy, PolicyError, SlotDtype, Weighting};
 pub use similarity::{ModuleNorms, similarity};
 pub use source::{TensorSink, TensorSource};

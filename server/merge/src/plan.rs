@@ -4,15 +4,20 @@
 //! would happen?". [`execute`](crate::execute()) carries it out on the very same slots; a slot that
 //! has moved on meanwhile is noticed.
 
+mod choose;
+mod member_norms;
+mod pair;
+
 use std::collections::BTreeSet;
 
-use crate::assign::{Choice, Room, decide};
+use self::member_norms::mixed;
+use crate::assign::Room;
 use crate::header::{NormalForm, ShapedModule};
 use crate::modules::align;
-use crate::similarity::{Search, search};
+use crate::similarity::{Against, search};
 use crate::{
-    AdapterLayout, AdapterView, Dtype, MergeError, ModuleNorms, Operator, Policy, SlotDtype,
-    Weighting,
+    AdapterLayout, AdapterView, Dtype, History, MergeError, ModuleNorms, Operator, Policy,
+    SlotDtype, Weighting,
 };
 
 /// Told how far the work is, from 0 to 1, after each module and by the thread that finished it.
@@ -50,6 +55,7 @@ pub struct Plan {
     /// The slot to be written.
     pub slot: u32,
     /// The generation to be written: 1 for a slot that is opened, otherwise the slot's next one.
+    /// A slot that was freed for the newcomer goes on counting.
     pub generation: u64,
     /// Similarity to each slot that exists, by slot number.
     pub similarities: Vec<(u32, f64)>,
@@ -72,26 +78,63 @@ pub struct Plan {
     pub bytes: u64,
     /// Norms of the slots that came without usable ones, worth keeping with those slots.
     pub norms: Vec<(u32, ModuleNorms)>,
+    /// m̄ of the file to be written, where the operator makes slots shrink: the weighted mean of the
+    /// norms of its members, worth keeping with the slot ([`History::member_norms`]).
+    pub member_norms: Option<ModuleNorms>,
+    /// How close pairs of slots are, where that was measured: worth keeping as long as neither
+    /// changes ([`History::linkages`]).
+    pub linkages: Vec<((u32, u32), f64)>,
+    /// Two slots that become one, so that the newcomer gets the slot of one of them. To be carried
+    /// out too, by [`execute_joined`](crate::execute_joined()).
+    pub joined: Option<Box<Joined>>,
     /// Layout of the file to be written.
     pub layout: AdapterLayout,
+}
+
+/// Two slots that become one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Joined {
+    /// The slot that is freed: [`Plan::slot`] of the newcomer's plan.
+    pub from: u32,
+    /// The generation of it that goes into the other one.
+    pub from_generation: u64,
+    /// The file of the slot that is kept, in which the freed one is the newcomer. Similarities,
+    /// reason and norms are those of the newcomer's plan.
+    pub plan: Plan,
 }
 
 /// Decides where `newcomer` goes among `slots`, which may come in any order.
 ///
 /// A slot is free as long as fewer than `policy.slots` are in use and the byte limit has room for
-/// the newcomer as it would be stored.
+/// the newcomer as it would be stored. Rules that look back see nothing behind them; see
+/// [`plan_after`].
 ///
 /// # Errors
 ///
 /// [`MergeError::OverBudget`] when no slot can take the newcomer within the byte limit,
 /// [`MergeError::NoSlots`], [`MergeError::SlotOutOfRange`] and [`MergeError::DuplicateSlot`] for
-/// contradictory input,
+/// contradictory input, [`MergeError::AllPinned`] when nothing may change,
 /// [`MergeError::ShapeMismatch`] for slots of another base model, [`MergeError::Source`] and
 /// [`MergeError::NotFinite`] from reading values.
 pub fn plan(
     policy: &Policy,
     slots: &[SlotView<'_>],
     newcomer: AdapterView<'_>,
+    progress: Progress<'_>,
+) -> Result<Plan, MergeError> {
+    plan_after(policy, slots, newcomer, &History::default(), progress)
+}
+
+/// As [`plan()`], with what is known from earlier arrivals.
+///
+/// # Errors
+///
+/// As [`plan()`].
+pub fn plan_after(
+    policy: &Policy,
+    slots: &[SlotView<'_>],
+    newcomer: AdapterView<'_>,
+    history: &History<'_>,
     progress: Progress<'_>,
 ) -> Result<Plan, MergeError> {
     if policy.slots == 0 {
@@ -114,27 +157,67 @@ pub fn plan(
     let alone = normal_form(None, newcomer.layout, policy.dtype)?;
     let used = slots.iter().map(|view| view.adapter.source.len()).sum();
     let room = room(policy, &slots, used, alone.bytes);
-    let Search {
-        similarities,
-        measured,
-    } = search(&slots, newcomer, progress)?;
-    let decision = decide(policy, room, &similarities);
-    let (assignment, slot, view, form) = match decision.choice {
-        Choice::Open(slot) => (Assignment::Opened, slot, None, alone),
-        Choice::Merge(slot) => {
-            let view = slots
-                .iter()
-                .find(|view| view.slot == slot)
-                .expect("chosen among the slots");
-            let form = normal_form(Some(view.adapter.layout), newcomer.layout, policy.dtype)?;
-            (Assignment::Merged, slot, Some(view), form)
+    let members: Vec<Option<&ModuleNorms>> = slots
+        .iter()
+        .map(|view| history.member_norms(view.slot, view.adapter.layout.modules.len()))
+        .collect();
+    let debiased = policy.operator.shrinks() && choose::looks_back(policy.assignment);
+    let against = Against {
+        slots: if debiased { &members } else { &[] },
+        newcomer: None,
+    };
+    let found = search(&slots, newcomer, against, progress)?;
+    let chosen = choose::choose(policy, room, &slots, newcomer, history, &found)?;
+    let at = |slot: u32| {
+        let index = slots.iter().position(|view| view.slot == slot);
+        index.expect("chosen among the slots")
+    };
+    let norms = |index: usize| {
+        let view = &slots[index];
+        let fitting = |norms: &&ModuleNorms| norms.fits(view.adapter.layout.modules.len());
+        let own = view.norms.filter(fitting).or_else(|| {
+            let mut measured = found.measured.iter();
+            measured
+                .find(|(slot, _)| *slot == view.slot)
+                .map(|(_, norms)| norms)
+        });
+        (view.adapter.layout, members[index].or(own))
+    };
+    let came = (newcomer.layout, Some(&found.newcomer));
+    let one = |into: Option<usize>| -> Result<Made, MergeError> {
+        let slot = into.map(|index| (&slots[index], norms(index)));
+        Made::new(policy, slot, came, 1)
+    };
+    let (assignment, slot, generation, made, joined) = match chosen.choice {
+        choose::Chosen::Open(slot) => (Assignment::Opened, slot, 1, one(None)?, None),
+        choose::Chosen::Merge(slot) => {
+            let index = at(slot);
+            let generation = slots[index].generation + 1;
+            let made = one(Some(index))?;
+            (Assignment::Merged, slot, generation, made, None)
         }
-        Choice::Nowhere if !slots.is_empty() => {
+        choose::Chosen::Join { kept, freed } => {
+            let (into, from) = (at(kept), at(freed));
+            let slot = Some((&slots[into], norms(into)));
+            let made = Made::new(policy, slot, norms(from), slots[from].members)?;
+            let generation = slots[into].generation + 1;
+            let reason = String::new();
+            let plan = made.plan(policy, (Assignment::Merged, kept, generation), reason);
+            let joined = Joined {
+                from: freed,
+                from_generation: slots[from].generation,
+                plan,
+            };
+            let generation = slots[from].generation + 1;
+            let joined = Some(Box::new(joined));
+            (Assignment::Opened, freed, generation, one(None)?, joined)
+        }
+        choose::Chosen::Nowhere if !slots.is_empty() => {
             let slots = policy.slots;
             return Err(MergeError::AllPinned { slots });
         }
         // Only a byte limit can leave an empty base model without room.
-        Choice::Nowhere => {
+        choose::Chosen::Nowhere => {
             let allowed = policy.max_bytes.unwrap_or(u64::MAX);
             return Err(MergeError::OverBudget {
                 needed: alone.bytes,
@@ -142,24 +225,19 @@ pub fn plan(
             });
         }
     };
-    let replaced = view.map_or(0, |view| view.adapter.source.len());
-    within_budget(policy, used - replaced + form.bytes)?;
-    let share = view.map_or(1.0, |view| share(policy, view.members, 1));
+    let written = [Some(slot), joined.as_ref().map(|joined| joined.plan.slot)];
+    let kept = slots
+        .iter()
+        .filter(|view| !written.contains(&Some(view.slot)))
+        .map(|view| view.adapter.source.len());
+    let new = made.form.bytes + joined.as_ref().map_or(0, |joined| joined.plan.bytes);
+    within_budget(policy, kept.sum::<u64>() + new)?;
     Ok(Plan {
-        assignment,
-        slot,
-        generation: view.map_or(1, |view| view.generation + 1),
-        similarities,
-        reason: decision.reason,
-        newcomer_weight: share,
-        weights: weights(policy, share),
-        density: policy.density,
-        operator: policy.operator,
-        rank: form.layout.rank(),
-        dtype: form.layout.dtype(),
-        bytes: form.bytes,
-        norms: measured,
-        layout: form.layout,
+        similarities: found.similarities,
+        norms: found.measured,
+        linkages: chosen.measured,
+        joined,
+        ..made.plan(policy, (assignment, slot, generation), chosen.reason)
     })
 }
 
@@ -174,28 +252,88 @@ pub fn unite(
     policy: &Policy,
     into: &SlotView<'_>,
     from: &SlotView<'_>,
+    history: &History<'_>,
 ) -> Result<Plan, MergeError> {
     if policy.operator.is_progressive() {
         return Err(MergeError::NotAnAverage);
     }
-    let form = normal_form(Some(into.adapter.layout), from.adapter.layout, policy.dtype)?;
-    let share = share(policy, into.members, from.members);
-    Ok(Plan {
-        assignment: Assignment::Merged,
-        slot: into.slot,
-        generation: into.generation + 1,
-        similarities: Vec::new(),
-        reason: format!("slot {} went into slot {}", from.slot, into.slot),
-        newcomer_weight: share,
-        weights: weights(policy, share),
-        density: policy.density,
-        operator: policy.operator,
-        rank: form.layout.rank(),
-        dtype: form.layout.dtype(),
-        bytes: form.bytes,
-        norms: Vec::new(),
-        layout: form.layout,
-    })
+    let norms = |view: &SlotView<'_>| {
+        let modules = view.adapter.layout.modules.len();
+        history.member_norms(view.slot, modules)
+    };
+    let slot = Some((into, (into.adapter.layout, norms(into))));
+    let came = (from.adapter.layout, norms(from));
+    let made = Made::new(policy, slot, came, from.members)?;
+    let reason = format!("slot {} went into slot {}", from.slot, into.slot);
+    let place = (Assignment::Merged, into.slot, into.generation + 1);
+    Ok(made.plan(policy, place, reason))
+}
+
+/// A file that is to be written, before it is said why.
+struct Made {
+    form: NormalForm,
+    share: f64,
+    member_norms: Option<ModuleNorms>,
+}
+
+impl Made {
+    /// What becomes of a slot, if there is one, and of an adapter that is the mean of `joining`
+    /// members. Norms are those of the members, or of the adapter itself.
+    fn new(
+        policy: &Policy,
+        slot: Option<(&SlotView<'_>, (&AdapterLayout, Option<&ModuleNorms>))>,
+        (layout, norms): (&AdapterLayout, Option<&ModuleNorms>),
+        joining: u32,
+    ) -> Result<Self, MergeError> {
+        let form = normal_form(slot.map(|(_, (layout, _))| layout), layout, policy.dtype)?;
+        let share = slot.map_or(1.0, |(view, _)| share(policy, view.members, joining));
+        let norms = norms.filter(|_| policy.operator.shrinks());
+        let member_norms = match (slot, norms) {
+            (_, None) | (Some((_, (_, None))), _) => None,
+            (None, Some(norms)) => Some(norms.clone()),
+            (Some((_, (of_slot, Some(slot)))), Some(norms)) => {
+                let weights = weights(policy, share);
+                Some(mixed((of_slot, slot), (layout, norms), weights)?)
+            }
+        };
+        Ok(Self {
+            form,
+            share,
+            member_norms,
+        })
+    }
+
+    fn plan(
+        self,
+        policy: &Policy,
+        (assignment, slot, generation): (Assignment, u32, u64),
+        reason: String,
+    ) -> Plan {
+        let Self {
+            form,
+            share,
+            member_norms,
+        } = self;
+        Plan {
+            assignment,
+            slot,
+            generation,
+            similarities: Vec::new(),
+            reason,
+            newcomer_weight: share,
+            weights: weights(policy, share),
+            density: policy.density,
+            operator: policy.operator,
+            rank: form.layout.rank(),
+            dtype: form.layout.dtype(),
+            bytes: form.bytes,
+            norms: Vec::new(),
+            member_norms,
+            linkages: Vec::new(),
+            joined: None,
+            layout: form.layout,
+        }
+    }
 }
 
 /// The file that holds `newcomer` alone, or merged into `slot`: the union of the modules at the

@@ -64,9 +64,15 @@ pub enum AssignmentRule {
     KMerge,
     /// Open a slot only for a newcomer that is unlike every slot.
     KMergePlusPlus {
-        /// Similarity from which on a newcomer counts as alike, in [-1, 1].
-        threshold: f64,
+        /// Similarity from which on a newcomer counts as alike, in [-1, 1]; `None` means that it is
+        /// found from the similarities seen so far (see [`crate::assign::calibration`]), and for
+        /// progressive slots [`AssignmentRule::DEFAULT_THRESHOLD`].
+        threshold: Option<f64>,
     },
+    /// Fill all slots, then join the two closest of all slots and the newcomer, by average linkage:
+    /// two slots may become one, and the newcomer takes the slot that is freed (see
+    /// [`crate::assign::best_pair`]).
+    BestPair,
     /// Progressive slots only: where the worst kept member stays best kept.
     Roomiest,
 }
@@ -111,6 +117,38 @@ impl Operator {
     #[must_use]
     pub fn is_progressive(self) -> bool {
         self == Self::Progressive
+    }
+
+    /// Whether a slot is the mean of its members' updates, but for what its rank cuts off. Its norm
+    /// then falls as members come, by √n among strangers; a mean of factors does not shrink so,
+    /// since its cross terms make up for it.
+    #[must_use]
+    pub fn shrinks(self) -> bool {
+        match self {
+            Self::Exact | Self::Svd => true,
+            Self::KMergeLinear
+            | Self::Linear
+            | Self::Progressive
+            | Self::Ties
+            | Self::DareLinear
+            | Self::DareTies
+            | Self::Opcm => false,
+        }
+    }
+
+    /// Whether two slots with several members each can become one as their members would have:
+    /// where a slot is a mean in which every member counts the same.
+    #[must_use]
+    pub fn joins_slots(self) -> bool {
+        match self {
+            Self::KMergeLinear | Self::Exact | Self::Svd => true,
+            Self::Linear
+            | Self::Progressive
+            | Self::Ties
+            | Self::DareLinear
+            | Self::DareTies
+            | Self::Opcm => false,
+        }
     }
 
     /// Whether a merge cuts an update off at the slot's rank.
@@ -183,6 +221,19 @@ pub enum PolicyError {
         /// The operator.
         operator: Operator,
     },
+    /// A rule that joins slots, for an operator that cannot.
+    #[error(
+        "the assignment \"best-pair\" may join two slots that are means of their members, which those of \"{operator}\" are not; choose \"kmerge-linear\", \"exact\" or \"svd\", or the assignment \"kmerge\""
+    )]
+    BestPairWithout {
+        /// The operator.
+        operator: Operator,
+    },
+    /// A rule that joins slots, with weights under which members do not count the same.
+    #[error(
+        "the assignment \"best-pair\" joins slots by their numbers of members; it needs the weighting \"running\""
+    )]
+    BestPairWeighting,
 }
 
 impl AssignmentRule {
@@ -193,8 +244,8 @@ impl AssignmentRule {
     #[must_use]
     pub fn threshold(self) -> Option<f64> {
         match self {
-            Self::KMerge | Self::Roomiest => None,
-            Self::KMergePlusPlus { threshold } => Some(threshold),
+            Self::KMerge | Self::Roomiest | Self::BestPair => None,
+            Self::KMergePlusPlus { threshold } => threshold,
         }
     }
 }
@@ -205,6 +256,7 @@ impl fmt::Display for AssignmentRule {
             Self::KMerge => "kmerge",
             Self::KMergePlusPlus { .. } => "kmerge++",
             Self::Roomiest => "roomiest",
+            Self::BestPair => "best-pair",
         })
     }
 }
@@ -212,18 +264,17 @@ impl fmt::Display for AssignmentRule {
 impl FromStr for AssignmentRule {
     type Err = PolicyError;
 
-    /// `kmerge++` comes with [`AssignmentRule::DEFAULT_THRESHOLD`].
+    /// `kmerge++` comes without a threshold.
     fn from_str(word: &str) -> Result<Self, PolicyError> {
         match word {
             "kmerge" => Ok(Self::KMerge),
-            "kmerge++" => Ok(Self::KMergePlusPlus {
-                threshold: Self::DEFAULT_THRESHOLD,
-            }),
+            "kmerge++" => Ok(Self::KMergePlusPlus { threshold: None }),
             "roomiest" => Ok(Self::Roomiest),
+            "best-pair" => Ok(Self::BestPair),
             _ => Err(PolicyError::UnknownWord {
                 what: "assignment rule",
                 got: word.to_owned(),
-                known: "kmerge, kmerge++, roomiest",
+                known: "kmerge, kmerge++, roomiest, best-pair",
             }),
         }
     }
@@ -362,10 +413,8 @@ impl TryFrom<Written> for Policy {
             pinned,
         } = written;
         let mut assignment = assignment.parse()?;
-        if let (AssignmentRule::KMergePlusPlus { threshold }, Some(given)) =
-            (&mut assignment, threshold)
-        {
-            *threshold = given;
+        if let AssignmentRule::KMergePlusPlus { threshold: found } = &mut assignment {
+            *found = threshold;
         }
         let policy = Self {
             slots,
@@ -446,6 +495,15 @@ impl Policy {
                 operator: self.operator,
             });
         }
+        if self.assignment == AssignmentRule::BestPair {
+            let operator = self.operator;
+            if !operator.joins_slots() {
+                return Err(PolicyError::BestPairWithout { operator });
+            }
+            if self.weighting != Weighting::Running {
+                return Err(PolicyError::BestPairWeighting);
+            }
+        }
         match self.assignment.threshold() {
             Some(got) if !(-1.0..=1.0).contains(&got) => Err(PolicyError::Threshold { got }),
             Some(_) | None => Ok(()),
@@ -466,7 +524,9 @@ mod tests {
         let policy = Policy {
             slots: 5,
             max_bytes: Some(1 << 30),
-            assignment: AssignmentRule::KMergePlusPlus { threshold: 0.028 },
+            assignment: AssignmentRule::KMergePlusPlus {
+                threshold: Some(0.028),
+            },
             operator: Operator::Exact,
             dtype: SlotDtype::F16,
             ..Policy::default()
@@ -486,10 +546,10 @@ mod tests {
         assert_eq!(policy.operator, Operator::KMergeLinear);
         assert_eq!((policy.dtype, policy.max_bytes), (SlotDtype::Widest, None));
         let policy = read(r#"{"slots":2,"assignment":"kmerge++"}"#).unwrap();
-        assert_eq!(
-            policy.assignment.threshold(),
-            Some(AssignmentRule::DEFAULT_THRESHOLD)
-        );
+        let without = AssignmentRule::KMergePlusPlus { threshold: None };
+        assert_eq!(policy.assignment, without);
+        let again = serde_json::to_string(&policy).unwrap();
+        assert_eq!(read(&again).unwrap(), policy);
     }
 
     #[test]
@@ -509,6 +569,14 @@ mod tests {
             (r#"{"slots":1,"density":0.0}"#, "above 0"),
             (r#"{"slots":1,"floor":1.0}"#, "below 1"),
             (r#"{"slots":1,"assignment":"roomiest"}"#, "progressive"),
+            (
+                r#"{"slots":1,"assignment":"best-pair","operator":"ties"}"#,
+                "choose \"kmerge-linear\", \"exact\" or \"svd\"",
+            ),
+            (
+                r#"{"slots":1,"assignment":"best-pair","weighting":"released"}"#,
+                "needs the weighting \"running\"",
+            ),
             (r#"{"slots":1,"dtype":"f64"}"#, "widest, f32, f16, bf16"),
         ] {
             let message = read(json).unwrap_err();

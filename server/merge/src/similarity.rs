@@ -5,6 +5,8 @@
 //! module have similarity 0. Norms of stored slots are rounded to f32 wherever they come from, so
 //! that a remembered norm and a measured one give the same bits.
 
+mod text;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Device;
@@ -39,7 +41,7 @@ impl ModuleNorms {
 
     /// Whether these can be the norms of a slot with this many modules. Norms that cannot are
     /// measured again.
-    fn fits(&self, modules: usize) -> bool {
+    pub(crate) fn fits(&self, modules: usize) -> bool {
         self.0.len() == modules && self.0.iter().all(|norm| norm.is_finite() && *norm >= 0.0)
     }
 }
@@ -58,7 +60,7 @@ pub fn similarity(a: AdapterView<'_>, b: AdapterView<'_>) -> Result<f64, MergeEr
         adapter: a,
         norms: None,
     };
-    let search = search(&[slot], b, &|_| ())?;
+    let search = search(&[slot], b, Against::default(), &|_| ())?;
     Ok(search.similarities[0].1)
 }
 
@@ -69,6 +71,17 @@ pub(crate) struct Search {
     pub(crate) similarities: Vec<(u32, f64)>,
     /// Norms of the slots that came without usable ones.
     pub(crate) measured: Vec<(u32, ModuleNorms)>,
+    /// Norms of the newcomer, scaling included.
+    pub(crate) newcomer: ModuleNorms,
+}
+
+/// Norms that similarities are divided by in place of an update's own: those of its members, where
+/// an update is a mean of several, so that it does not count as unlike them for having shrunk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Against<'a> {
+    /// For each slot, in the order of the slots given; as if none where there are fewer.
+    pub(crate) slots: &'a [Option<&'a ModuleNorms>],
+    pub(crate) newcomer: Option<&'a ModuleNorms>,
 }
 
 /// What one module contributes.
@@ -85,6 +98,7 @@ struct Row {
 pub(crate) fn search(
     slots: &[SlotView<'_>],
     newcomer: AdapterView<'_>,
+    against: Against<'_>,
     progress: Progress<'_>,
 ) -> Result<Search, MergeError> {
     let known: Vec<Option<&ModuleNorms>> = slots
@@ -115,7 +129,12 @@ pub(crate) fn search(
     let similarities = slots
         .iter()
         .enumerate()
-        .map(|(index, slot)| (slot.slot, mean_cosine(&modules, &rows, index, known[index])))
+        .map(|(index, slot)| {
+            let norms = against.slots.get(index).copied().flatten();
+            let norms = norms.or(known[index]);
+            let similarity = mean_cosine(&modules, &rows, index, norms, against.newcomer);
+            (slot.slot, similarity)
+        })
         .collect();
     let measured = slots
         .iter()
@@ -126,9 +145,16 @@ pub(crate) fn search(
             (slot.slot, ModuleNorms(norms))
         })
         .collect();
+    let own = modules.iter().zip(&rows);
+    let newcomer = own.filter_map(|(module, row)| {
+        let (_, layout) = module.found.last().copied().flatten()?;
+        let norm = layout.scaling.abs() * row.newcomer_norm;
+        Some(stored_norm(norm, module.path))
+    });
     Ok(Search {
         similarities,
         measured,
+        newcomer: ModuleNorms(newcomer.collect::<Result<_, _>>()?),
     })
 }
 
@@ -143,6 +169,7 @@ fn mean_cosine(
     rows: &[Row],
     slot: usize,
     known: Option<&ModuleNorms>,
+    newcomer: Option<&ModuleNorms>,
 ) -> f64 {
     let mut sum = 0.0;
     let mut common = 0_u32;
@@ -152,7 +179,11 @@ fn mean_cosine(
         };
         common += 1;
         let norm = known.map_or_else(|| row.norms[slot].unwrap_or(0.0), |norms| norms.0[place]);
-        let norms = f64::from(norm) * row.newcomer_norm;
+        let place = module.found.last().copied().flatten();
+        let own = newcomer
+            .zip(place)
+            .map(|(norms, (place, _))| norms.0[place]);
+        let norms = f64::from(norm) * own.map_or(row.newcomer_norm, f64::from);
         if norms > 0.0 {
             sum += (product / norms).clamp(-1.0, 1.0);
         }

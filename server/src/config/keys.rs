@@ -281,6 +281,18 @@ impl Keys {
         }
     }
 
+    /// A number from 0 to 1, where 0 is none.
+    pub(super) fn limit(&mut self, key: &str) -> Option<f64> {
+        let value = self.take(key)?;
+        match value.clone().into_float() {
+            Ok(limit) if (0.0..=1.0).contains(&limit) => (limit > 0.0).then_some(limit),
+            _ => {
+                self.wrong(key, &value, "a number of at least 0 and at most 1");
+                None
+            }
+        }
+    }
+
     /// A number from 0 to below 1.
     pub(super) fn share(&mut self, key: &str) -> f64 {
         let Some(value) = self.take(key) else {

@@ -68,7 +68,9 @@ fn the_environment_wins_over_the_file_and_the_flag_over_both() {
     assert_eq!(config.state.directory, Path::new("/state"));
     assert_eq!(
         config.merge.assignment,
-        AssignmentRule::KMergePlusPlus { threshold: 0.35 }
+        AssignmentRule::KMergePlusPlus {
+            threshold: Some(0.35)
+        }
     );
     assert_eq!(config.merge.operator, Operator::DareTies);
     assert_eq!(config.merge.weighting, Weighting::Released);

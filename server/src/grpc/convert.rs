@@ -145,13 +145,12 @@ fn policy_wish(policy: &v1::MergePolicy) -> Result<PolicyWish, ServerError> {
         assignment: match known("policy.assignment", policy.assignment)? {
             v1::AssignmentRule::Unspecified => None,
             v1::AssignmentRule::Kmerge => Some(AssignmentRule::KMerge),
+            // The threshold is filled in where the wish meets the defaults.
             v1::AssignmentRule::KmergePlusPlus => {
-                // The threshold is filled in where the wish meets the defaults.
-                Some(AssignmentRule::KMergePlusPlus {
-                    threshold: f64::NAN,
-                })
+                Some(AssignmentRule::KMergePlusPlus { threshold: None })
             }
             v1::AssignmentRule::Roomiest => Some(AssignmentRule::Roomiest),
+            v1::AssignmentRule::BestPair => Some(AssignmentRule::BestPair),
         },
         operator: match known("policy.operator", policy.operator)? {
             v1::Operator::Unspecified => None,
@@ -187,9 +186,10 @@ fn policy(policy: &Policy) -> v1::MergePolicy {
     let (assignment, threshold) = match policy.assignment {
         AssignmentRule::KMerge => (v1::AssignmentRule::Kmerge, None),
         AssignmentRule::KMergePlusPlus { threshold } => {
-            (v1::AssignmentRule::KmergePlusPlus, Some(threshold))
+            (v1::AssignmentRule::KmergePlusPlus, threshold)
         }
         AssignmentRule::Roomiest => (v1::AssignmentRule::Roomiest, None),
+        AssignmentRule::BestPair => (v1::AssignmentRule::BestPair, None),
     };
     let progressive = policy.operator.is_progressive();
     let dtype = match policy.dtype {
@@ -327,6 +327,7 @@ pub(super) fn decision(decision: &DecisionFacts, with: Vec<WeightedMember>) -> v
         rank: decision.rank,
         bytes: decision.bytes,
         energy_kept: decision.energy_kept,
+        freed_into: decision.freed_into,
     }
 }
 

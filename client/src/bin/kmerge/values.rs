@@ -9,11 +9,15 @@ use kmerge_proto::limits;
 pub(crate) enum Assignment {
     /// Fill all slots first, then the most similar one
     Kmerge,
-    /// Open a slot only for a newcomer less similar than --threshold to every slot
+    /// Open a slot only for a newcomer less similar to every slot than --threshold, or than what
+    /// the similarities so far tell apart
     #[value(name = "kmerge++")]
     KmergePlusPlus,
     /// For progressive: the slot in which the worst kept member stays best
     Roomiest,
+    /// For kmerge-linear, exact, svd: fill all slots first, then join the two closest of all slots
+    /// and the newcomer
+    BestPair,
 }
 
 impl From<Assignment> for v1::AssignmentRule {
@@ -22,6 +26,7 @@ impl From<Assignment> for v1::AssignmentRule {
             Assignment::Kmerge => Self::Kmerge,
             Assignment::KmergePlusPlus => Self::KmergePlusPlus,
             Assignment::Roomiest => Self::Roomiest,
+            Assignment::BestPair => Self::BestPair,
         }
     }
 }

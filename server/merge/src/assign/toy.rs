@@ -155,7 +155,9 @@ fn cluster(rule: Rule, limit: usize, cosines: &[Vec<f64>], order: &[usize]) -> V
                 // Of norm one: the product with a mean is the mean cosine to its members.
                 observed.extend(&products);
                 let threshold = threshold(&observed, calibration, 1e-4);
-                let rule = AssignmentRule::KMergePlusPlus { threshold };
+                let rule = AssignmentRule::KMergePlusPlus {
+                    threshold: Some(threshold),
+                };
                 first_come(rule, limit, &mut slots, &similarities, newcomer);
             }
             Rule::BestPair(linkage) => {
@@ -216,8 +218,12 @@ fn assert_near(rule: Rule, limit: usize, adversarial: bool, [purity, retention]:
 #[test]
 fn first_come_first_served_mixes_tasks() {
     let kmerge = Rule::First(AssignmentRule::KMerge);
-    let low = Rule::First(AssignmentRule::KMergePlusPlus { threshold: LOW });
-    let right = Rule::First(AssignmentRule::KMergePlusPlus { threshold: RIGHT });
+    let low = Rule::First(AssignmentRule::KMergePlusPlus {
+        threshold: Some(LOW),
+    });
+    let right = Rule::First(AssignmentRule::KMergePlusPlus {
+        threshold: Some(RIGHT),
+    });
     for (rule, limit, adversarial, expected) in [
         (kmerge, 5, false, [0.85, 0.405]),
         (kmerge, 5, true, [0.78, 0.39]),

@@ -160,7 +160,9 @@ fn kmerge_agrees_for_one_to_three_slots() {
 
 #[test]
 fn kmerge_plus_plus_agrees() {
-    let rule = AssignmentRule::KMergePlusPlus { threshold: 0.35 };
+    let rule = AssignmentRule::KMergePlusPlus {
+        threshold: Some(0.35),
+    };
     replay(
         "kmergepp-K3-t0.35",
         &policy(3, rule, Operator::KMergeLinear),

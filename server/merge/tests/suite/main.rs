@@ -8,6 +8,7 @@
 mod support;
 
 mod baselines;
+mod best_pair;
 mod budget;
 mod exact;
 mod formats;

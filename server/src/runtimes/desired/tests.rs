@@ -25,6 +25,7 @@ fn generation(slot: u32, generation: u64, packed: bool, members: u32) -> Arc<Gen
             Operator::Exact
         },
         budget: None,
+        member_norms: None,
     };
     Arc::new(GenerationRecord {
         base_model: base(),

@@ -61,8 +61,7 @@ impl Wish {
             floor: self.floor,
             ..PolicyWish::default()
         };
-        let threshold = policy.assignment.threshold().unwrap_or_default();
-        let mut policy = settle(&wish, &policy, threshold)?;
+        let mut policy = settle(&wish, &policy, policy.assignment.threshold())?;
         if let Some(slot) = self.pin {
             if !base_model.slots.contains_key(&SlotIndex(slot)) {
                 let name = &base_model.record.name;

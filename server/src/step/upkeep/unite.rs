@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use kmerge_merge::{
-    AdapterLayout, AdapterView, MergeError, Policy, SlotView, decode_slot, execute, similarity,
-    unite,
+    AdapterLayout, AdapterView, History, MergeError, ModuleNorms, Policy, SlotView, decode_slot,
+    execute, similarity, unite,
 };
 use kmerge_storage::{
     BaseModelState, Generation, GenerationRecord, PlacedMember, SlotIndex, StoredTensor,
@@ -14,7 +14,7 @@ use kmerge_storage::{
 use super::super::{Report, Tools};
 use super::{Content, Work, settings};
 use crate::error::ServerError;
-use crate::facts::GenerationFacts;
+use crate::facts::{self, GenerationFacts};
 use crate::progress::Stage;
 use crate::serving;
 use crate::tensors::{FileSink, FileSource};
@@ -44,10 +44,17 @@ impl Group<'_> {
         SlotView {
             slot: self.slot,
             generation: self.expected.0,
-            members: crate::facts::saturate(self.members.len()),
+            members: facts::saturate(self.members.len()),
             adapter: self.adapter(),
             norms: None,
         }
+    }
+
+    fn member_norms(&self) -> Result<Option<ModuleNorms>, ServerError> {
+        Ok(match &self.united {
+            Some((_, facts)) => facts.member_norms(),
+            None => facts::generation(self.record)?.member_norms(),
+        })
     }
 }
 
@@ -155,7 +162,16 @@ fn join<'a>(
     tools: &Tools,
 ) -> Result<Group<'a>, ServerError> {
     let target = into.view();
-    let plan = unite(policy, &target, &from.view())?;
+    let norms = [into, from].map(|group| Ok((group.slot, group.member_norms()?)));
+    let norms = norms.into_iter().collect::<Result<Vec<_>, ServerError>>()?;
+    let known = norms.iter();
+    let history = History {
+        member_norms: known
+            .filter_map(|(slot, norms)| Some((*slot, norms.as_ref()?)))
+            .collect(),
+        ..History::default()
+    };
+    let plan = unite(policy, &target, &from.view(), &history)?;
     let mut writer = tools.reader.new_tensor()?;
     let mut sink = FileSink(&mut writer);
     let outcome = execute(&plan, &[target], from.adapter(), &mut sink, &|_| {})?;

@@ -177,6 +177,8 @@ impl Replay {
             if policy.assignment() == v1::AssignmentRule::Roomiest {
                 policy.assignment = v1::AssignmentRule::Unspecified.into();
             }
+        } else if policy.assignment() == v1::AssignmentRule::BestPair {
+            policy.assignment = v1::AssignmentRule::Unspecified.into();
         }
         if !sparse {
             policy.density = None;

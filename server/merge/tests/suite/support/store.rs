@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use kmerge_merge::{
-    AdapterLayout, AdapterView, AssignmentRule, MergeError, ModuleNorms, Operator, Outcome, Plan,
-    Policy, SlotDtype, SlotView, decode_slot, execute, plan, unite,
+    AdapterLayout, AdapterView, AssignmentRule, History, MergeError, ModuleNorms, Operator,
+    Outcome, Plan, Policy, SlotDtype, SlotView, decode_slot, execute, plan, unite,
 };
 
 use super::files::Adapter;
@@ -102,7 +102,7 @@ impl Store {
 pub(crate) fn united(policy: &Policy, into: &Store, from: &Store) -> (Plan, Stored) {
     let (target, views) = (into.views()[0], into.views());
     let source = from.views()[0];
-    let plan = unite(policy, &target, &source).unwrap();
+    let plan = unite(policy, &target, &source, &History::default()).unwrap();
     let mut bytes = Vec::new();
     let outcome = execute(&plan, &views, source.adapter, &mut bytes, &|_| ()).unwrap();
     let stored = Stored {
