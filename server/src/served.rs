@@ -162,6 +162,30 @@ impl Served {
         Ok(self.reader.open_derived(name, clock::now())?)
     }
 
+    /// Where an adapter in another format is, made if it is not there.
+    ///
+    /// # Errors
+    /// As for [`Served::open_converted`].
+    pub fn locate_converted(
+        &self,
+        base_model: &BaseModelRecord,
+        generation: &GenerationRecord,
+        wanted: &Wanted,
+        format: Foreign,
+    ) -> Result<PathBuf, ServerError> {
+        let name = wanted.of(generation, format.name());
+        if self.reader.derived(name, clock::now()).is_none() {
+            self.convert(base_model, generation, wanted, format)?;
+        }
+        let found = self.reader.derived(name, clock::now());
+        let missing = || ReadError::ExportMissing {
+            slot: generation.slot,
+            generation: generation.generation,
+            format: format.name().to_owned(),
+        };
+        Ok(found.ok_or_else(missing)?.path)
+    }
+
     fn convert(
         &self,
         base_model: &BaseModelRecord,

@@ -11,8 +11,18 @@
 mod faults;
 #[path = "runtimes/hooks.rs"]
 mod hooks;
+#[path = "runtimes/llama_server.rs"]
+mod llama_server;
+#[path = "runtimes/lorax.rs"]
+mod lorax;
+#[path = "runtimes/mistralrs.rs"]
+mod mistralrs;
+#[path = "runtimes/ollama.rs"]
+mod ollama;
 #[path = "runtimes/server.rs"]
 mod server;
+#[path = "runtimes/sglang.rs"]
+mod sglang;
 #[path = "runtimes/states.rs"]
 mod states;
 mod support;

@@ -8,10 +8,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kmerge_merge::Format;
+
 use super::keys::{Default, Keys};
 use crate::runtimes::desired::{Pattern, Selection};
 use crate::runtimes::http::{Address, Secret};
-use crate::runtimes::runtime::Format;
 
 /// The most runtimes, and the most adapters of one.
 const MOST_RUNTIMES: usize = 32;
@@ -42,6 +43,8 @@ pub struct RuntimeConfig {
     pub command: Vec<String>,
     /// Where its files are put, if not in the state directory.
     pub directory: Option<PathBuf>,
+    /// The runtime's own name of the base model.
+    pub model: String,
     /// That directory as the runtime sees it, if it sees it elsewhere.
     pub seen_as: Option<PathBuf>,
     /// How long a call may take.
@@ -61,6 +64,16 @@ pub enum RuntimeKind {
     Directory,
     /// A command for each step.
     Exec,
+    /// llama.cpp's server.
+    LlamaServer,
+    /// LoRAX.
+    Lorax,
+    /// mistral.rs's server.
+    MistralRs,
+    /// Ollama.
+    Ollama,
+    /// SGLang's server.
+    Sglang,
     /// vLLM's OpenAI-compatible server.
     Vllm,
     /// A receiver of signed events.
@@ -68,13 +81,28 @@ pub enum RuntimeKind {
 }
 
 impl RuntimeKind {
-    const ALL: [Self; 4] = [Self::Directory, Self::Exec, Self::Vllm, Self::Webhook];
+    const ALL: [Self; 9] = [
+        Self::Directory,
+        Self::Exec,
+        Self::LlamaServer,
+        Self::Lorax,
+        Self::MistralRs,
+        Self::Ollama,
+        Self::Sglang,
+        Self::Vllm,
+        Self::Webhook,
+    ];
 
     /// Its word in the configuration.
     pub fn word(self) -> &'static str {
         match self {
             Self::Directory => "directory",
             Self::Exec => "exec",
+            Self::LlamaServer => "llama-server",
+            Self::Lorax => "lorax",
+            Self::MistralRs => "mistralrs",
+            Self::Ollama => "ollama",
+            Self::Sglang => "sglang",
             Self::Vllm => "vllm",
             Self::Webhook => "webhook",
         }
@@ -101,23 +129,30 @@ struct Needs {
     address: Need,
     command: Need,
     secret: Need,
+    model: Need,
     /// The formats that it reads; the first is the default.
     formats: &'static [Format],
 }
 
 fn needs(kind: RuntimeKind) -> Needs {
     use Need::{Optional, Required, Useless};
-    let any = &[Format::Peft, Format::Gguf];
-    let (address, command, secret, formats): (_, _, _, &[Format]) = match kind {
-        RuntimeKind::Directory => (Useless, Useless, Useless, any),
-        RuntimeKind::Exec => (Useless, Required, Useless, any),
-        RuntimeKind::Vllm => (Required, Useless, Optional, &[Format::Peft]),
-        RuntimeKind::Webhook => (Required, Useless, Required, any),
+    let any: &[Format] = &Format::ALL;
+    let (peft, gguf): (&[Format], &[Format]) = (&[Format::Peft], &[Format::Gguf]);
+    let (address, command, secret, model, formats) = match kind {
+        RuntimeKind::Directory => (Useless, Useless, Useless, Useless, any),
+        RuntimeKind::Exec => (Useless, Required, Useless, Useless, any),
+        RuntimeKind::LlamaServer => (Required, Optional, Optional, Useless, gguf),
+        RuntimeKind::Ollama => (Required, Useless, Optional, Required, gguf),
+        RuntimeKind::Lorax | RuntimeKind::MistralRs | RuntimeKind::Sglang | RuntimeKind::Vllm => {
+            (Required, Useless, Optional, Useless, peft)
+        }
+        RuntimeKind::Webhook => (Required, Useless, Required, Useless, any),
     };
     Needs {
         address,
         command,
         secret,
+        model,
         formats,
     }
 }
@@ -135,6 +170,7 @@ const DEFAULTS: &[(&str, Default)] = &[
     ("max_adapters", Default::Number(64)),
     ("secret_file", Default::Text("")),
     ("command", Default::List),
+    ("model", Default::Text("")),
     ("directory", Default::Text("")),
     ("seen_as", Default::Text("")),
     ("timeout_seconds", Default::Number(10)),
@@ -203,6 +239,7 @@ fn runtime(keys: &mut Keys, entry: &str) -> Option<RuntimeConfig> {
         command: keys.texts(&key("command")),
         secret_file: keys.path(&key("secret_file")),
         format: keys.text(&key("format")),
+        model: keys.text(&key("model")),
     };
     let directory = keys.path(&key("directory"));
     let seen_as = keys.path(&key("seen_as"));
@@ -217,6 +254,7 @@ fn runtime(keys: &mut Keys, entry: &str) -> Option<RuntimeConfig> {
         command,
         secret,
         format,
+        model,
     } = given.check(keys, entry, kind);
     Some(RuntimeConfig {
         name: name?,
@@ -233,6 +271,7 @@ fn runtime(keys: &mut Keys, entry: &str) -> Option<RuntimeConfig> {
         secret,
         command,
         directory,
+        model,
         seen_as,
         timeout,
         load_timeout,
@@ -266,6 +305,7 @@ struct Given {
     command: Vec<String>,
     secret_file: Option<PathBuf>,
     format: String,
+    model: String,
 }
 
 /// The same, checked.
@@ -274,6 +314,7 @@ struct Kept {
     command: Vec<String>,
     secret: Option<Secret>,
     format: Format,
+    model: String,
 }
 
 impl Given {
@@ -292,6 +333,7 @@ impl Given {
         };
         let has_address = fits("address", !self.address.is_empty(), needs.address);
         let has_command = fits("command", !self.command.is_empty(), needs.command);
+        fits("model", !self.model.is_empty(), needs.model);
         let has_secret = fits("secret_file", self.secret_file.is_some(), needs.secret);
         let address = has_address
             .then(|| Address::parse(&self.address))
@@ -324,11 +366,11 @@ impl Given {
                  Unix socket",
             );
         }
-        let words: Vec<_> = needs.formats.iter().map(|format| format.word()).collect();
+        let words: Vec<_> = needs.formats.iter().map(|format| format.name()).collect();
         let format = if self.format.is_empty() {
             Some(&needs.formats[0])
         } else {
-            let wanted = |format: &&Format| format.word() == self.format;
+            let wanted = |format: &&Format| format.name() == self.format;
             needs.formats.iter().find(wanted)
         };
         let format = format.copied().unwrap_or_else(|| {
@@ -345,6 +387,7 @@ impl Given {
             command: self.command,
             secret,
             format,
+            model: self.model,
         }
     }
 }

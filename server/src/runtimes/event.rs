@@ -1,9 +1,10 @@
 //! What hooks are told: one event for each step, with the facts of the adapter. Shared by the kinds
 //! `exec` and `webhook`, which say the same things in two ways.
 
+use kmerge_merge::Format;
 use serde_json::{Map, Value, json};
 
-use super::runtime::{Format, Given};
+use super::runtime::Given;
 
 /// Who tells.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ impl Teller {
         facts.insert("generation".to_owned(), json!(wanted.generation.0));
         facts.insert("tasks".to_owned(), json!(tasks));
         facts.insert("path".to_owned(), json!(given.path));
-        facts.insert("format".to_owned(), json!(self.format.word()));
+        facts.insert("format".to_owned(), json!(self.format.name()));
         facts
     }
 

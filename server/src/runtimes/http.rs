@@ -219,6 +219,20 @@ impl Http {
         answer.accepted()
     }
 
+    /// Any request that loads nothing, with whatever answer comes.
+    ///
+    /// # Errors
+    /// If none comes, or it is too long.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Body,
+    ) -> Result<Answer, CallError> {
+        self.send(method, path, headers, body, self.timeout).await
+    }
+
     /// Any request, within `time`, with whatever answer comes.
     ///
     /// # Errors

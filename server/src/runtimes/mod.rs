@@ -20,9 +20,14 @@ pub mod directory;
 pub mod event;
 pub mod exec;
 pub mod http;
+pub mod llama_server;
+pub mod lorax;
+pub mod mistralrs;
+pub mod ollama;
 pub mod policy;
 pub mod reconcile;
 pub mod runtime;
+pub mod sglang;
 pub mod source;
 pub mod vllm;
 pub mod webhook;
@@ -82,7 +87,7 @@ impl Runtimes {
                 holdings.directory().to_owned(),
             ));
             reconcilers.push(Reconciler::new(Parts {
-                runtime: build(&config, &holdings),
+                runtime: build(&config),
                 holdings: Arc::new(holdings),
                 held,
                 source: source.clone(),
@@ -113,7 +118,7 @@ impl Runtimes {
     }
 }
 
-fn build(config: &RuntimeConfig, _: &kmerge_storage::Holdings) -> Box<dyn Runtime> {
+fn build(config: &RuntimeConfig) -> Box<dyn Runtime> {
     let teller = Teller {
         runtime: config.name.clone(),
         format: config.format,
@@ -131,6 +136,19 @@ fn build(config: &RuntimeConfig, _: &kmerge_storage::Holdings) -> Box<dyn Runtim
             time: config.load_timeout,
             teller,
         }),
+        RuntimeKind::LlamaServer => Box::new(llama_server::LlamaServer::new(
+            http(config.secret.clone()),
+            config.command.clone(),
+            config.selection.most == 1,
+            teller,
+        )),
+        RuntimeKind::Lorax => Box::new(lorax::Lorax::new(http(config.secret.clone()))),
+        RuntimeKind::MistralRs => Box::new(mistralrs::MistralRs::new(http(config.secret.clone()))),
+        RuntimeKind::Ollama => Box::new(ollama::Ollama::new(
+            http(config.secret.clone()),
+            config.model.clone(),
+        )),
+        RuntimeKind::Sglang => Box::new(sglang::Sglang::new(http(config.secret.clone()))),
         RuntimeKind::Vllm => Box::new(vllm::Vllm::new(http(config.secret.clone()))),
         RuntimeKind::Webhook => {
             let secret = config.secret.clone();

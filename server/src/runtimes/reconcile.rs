@@ -340,9 +340,7 @@ impl Reconciler {
                     let words = in_full(&error);
                     match error {
                         SourceError::Gone(_) => CallError::Outdated(words),
-                        SourceError::Format(_) | SourceError::Make(_) | SourceError::Hold(_) => {
-                            CallError::Unable(words)
-                        }
+                        SourceError::Make(_) | SourceError::Hold(_) => CallError::Unable(words),
                     }
                 })
         })

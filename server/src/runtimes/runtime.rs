@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,25 +11,6 @@ use kmerge_storage::Holdings;
 
 use super::desired::Wanted;
 use super::policy::Listing;
-
-/// How an adapter is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// A directory with `adapter_config.json` and `adapter_model.safetensors`.
-    Peft,
-    /// One GGUF file.
-    Gguf,
-}
-
-impl Format {
-    /// Its word in the configuration and in what hooks are told.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Peft => "peft",
-            Self::Gguf => "gguf",
-        }
-    }
-}
 
 /// An adapter whose files are held for the runtime.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +22,7 @@ pub struct Given<'a> {
     /// What it is.
     pub wanted: &'a Wanted,
     /// Its files, as kmerged sees them.
-    pub holdings: &'a Holdings,
+    pub holdings: &'a Arc<Holdings>,
 }
 
 /// Why a call did not do what it should.

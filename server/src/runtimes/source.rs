@@ -5,13 +5,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kmerge_merge::Format;
 use kmerge_storage::{Catalog, ExportError, GenerationRecord, Holdings, Reader};
 use tokio::sync::watch;
 
 use super::desired::Wanted;
-use super::runtime::Format;
+use crate::converted::Foreign;
 use crate::error::ServerError;
-use crate::exports::{self, PEFT};
+use crate::exports;
 use crate::packs;
 use crate::served::Served;
 
@@ -32,9 +33,6 @@ pub enum SourceError {
     /// A newer generation has come, and this one has gone.
     #[error("generation {0} has gone meanwhile")]
     Gone(kmerge_storage::Generation),
-    /// Not in that format.
-    #[error("this kmerged does not write {} yet, and this runtime takes nothing else", .0.word())]
-    Format(Format),
     /// It could not be made.
     #[error(transparent)]
     Make(#[from] ServerError),
@@ -50,23 +48,24 @@ impl Source {
     /// # Errors
     /// If its generation has gone, the format is not written, or the disk refuses.
     pub fn export_path(&self, wanted: &Wanted, format: Format) -> Result<PathBuf, SourceError> {
-        match format {
-            Format::Peft => {}
-            Format::Gguf => return Err(SourceError::Format(format)),
-        }
         let catalog = Arc::clone(&self.view.borrow());
         let gone = || SourceError::Gone(wanted.generation);
         let base_model = catalog.base_model(&wanted.base_model).ok_or_else(gone)?;
         let record = Self::find(&catalog, wanted).ok_or_else(gone)?;
+        let name = format.name();
+        if !packs::is_packed(&record)? && self.reader.has_export(&record, name) {
+            return Ok(self.reader.export_path(&record, name));
+        }
+        let (base_model, of) = (&base_model.record, &wanted.of);
+        if let Some(foreign) = Foreign::of(format) {
+            return Ok(self
+                .served
+                .locate_converted(base_model, &record, of, foreign)?);
+        }
         if packs::is_packed(&record)? {
-            let served = &self.served;
-            let (path, _) = served.locate(&base_model.record, &record, &wanted.of)?;
-            return Ok(path);
+            return Ok(self.served.locate(base_model, &record, of)?.0);
         }
-        if self.reader.has_export(&record, PEFT) {
-            return Ok(self.reader.export_path(&record, PEFT));
-        }
-        Ok(exports::publish(&self.reader, &base_model.record, &record)?)
+        Ok(exports::publish(&self.reader, base_model, &record)?)
     }
 
     /// Holds an adapter's files under `name`.

@@ -190,6 +190,14 @@ fn every_mistake_is_refused_with_its_key() {
         ),
         ("kind = \"exec\"\naddress = \"\"", "command is not set"),
         (
+            "model = \"x\"",
+            "model is set, and the kind vllm has no use for it",
+        ),
+        (
+            "kind = \"ollama\"",
+            "model is not set; the kind ollama needs it",
+        ),
+        (
             "kind = \"directory\"",
             "address is set, and the kind directory has no use for it",
         ),
