@@ -1,9 +1,10 @@
 //! An adaptive binary range coder: what turns the planes of a code into bytes.
 //!
 //! Carry-propagating, 32 bits of range, 16 bits of probability (Martin 1979; Schindler's byte-wise
-//! renormalisation). Encoder and decoder are one trait, so every step of the code is written once
-//! and the two sides cannot differ. The bytes may be cut off after any layer that was finished:
-//! a decoder reads zeros beyond the end, and an encoder leaves the zeros at the end away.
+//! renormalisation). Bits that are as likely as not, which are most of a fine code, go around it: they
+//! are laid down from the other end of the same bytes (as in Opus, RFC 6716, 4.1.4), so nothing has
+//! to say where they begin. Encoder and decoder are one trait, so every step of the code is written
+//! once and the two sides cannot differ. A decoder reads zeros beyond the end.
 
 /// Below this range a byte is shifted out.
 const BOTTOM: u32 = 1 << 24;
@@ -33,6 +34,7 @@ const SHARES: [u64; MEMORY as usize + 1] = {
 };
 
 /// ⌊`distance` / (seen + 2)⌋, exactly, for a distance of at most 2¹⁶.
+#[inline]
 fn shared(distance: u32, seen: u8) -> u32 {
     let share = SHARES[usize::from(seen.min(MEMORY))];
     u32::try_from((u64::from(distance) * share) >> 32).unwrap_or(0)
@@ -48,6 +50,7 @@ impl Default for Adaptive {
 }
 
 impl Adaptive {
+    #[inline]
     fn learn(&mut self, bit: bool) {
         let zero = u32::from(self.zero);
         let moved = if bit {
@@ -60,32 +63,66 @@ impl Adaptive {
         self.seen = self.seen.saturating_add(1).min(MEMORY);
     }
 
+    #[inline]
     fn bound(self, range: u32) -> u32 {
         (range >> 16) * u32::from(self.zero)
     }
 }
 
-/// Either direction: an encoder takes the bit it is given, a decoder ignores it and finds its own.
+/// Either direction: an encoder takes the bits it is given, a decoder ignores them and finds its own.
 pub(super) trait Coder {
     /// Codes one bit by its learnt chance, and gives it.
     fn bit(&mut self, chance: &mut Adaptive, bit: bool) -> bool;
-    /// Codes one bit that is as likely as not, and gives it.
-    fn coin(&mut self, bit: bool) -> bool;
+    /// The lowest `count` bits of `value`, each as likely as not: at most [`WORD`]. Bits above them
+    /// must be zero.
+    fn raw(&mut self, value: u32, count: u32) -> u32;
 
-    /// The lowest `count` bits of `value`, each as likely as not, the highest first.
-    fn coins(&mut self, value: u32, count: u32) -> u32 {
-        (0..count).rev().fold(0, |so_far, place| {
-            so_far << 1 | u32::from(self.coin(value >> place & 1 == 1))
-        })
+    /// One bit that is as likely as not.
+    fn coin(&mut self, bit: bool) -> bool {
+        self.raw(u32::from(bit), 1) == 1
     }
 }
+
+/// The most raw bits at once.
+pub(super) const WORD: u32 = 32;
 
 /// Writes bits.
 #[derive(Debug)]
 pub(super) struct Encoder {
+    /// 32 bits, and a carry above them that is due.
     low: u64,
     range: u32,
     bytes: Vec<u8>,
+    raw: RawBits,
+}
+
+/// Raw bits, the first one lowest in the first byte.
+#[derive(Debug, Default)]
+struct RawBits {
+    bytes: Vec<u8>,
+    open: u64,
+    count: u32,
+}
+
+impl RawBits {
+    fn push(&mut self, value: u32, count: u32) {
+        self.open |= u64::from(value) << self.count;
+        self.count += count;
+        while self.count >= 8 {
+            let [first, ..] = self.open.to_le_bytes();
+            self.bytes.push(first);
+            self.open >>= 8;
+            self.count -= 8;
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.count > 0 {
+            let [first, ..] = self.open.to_le_bytes();
+            self.bytes.push(first);
+        }
+        self.bytes
+    }
 }
 
 impl Encoder {
@@ -94,29 +131,42 @@ impl Encoder {
             low: 0,
             range: u32::MAX,
             bytes: Vec::new(),
+            raw: RawBits::default(),
         }
     }
 
     /// The bytes from which all bits so far can be decoded.
     pub(super) fn finish(mut self) -> Vec<u8> {
-        // The number with the fewest digits inside the last interval.
+        let raw = std::mem::take(&mut self.raw).finish();
+        self.end(!raw.is_empty());
+        self.bytes.extend(raw.iter().rev());
+        self.bytes
+    }
+
+    /// The number with the fewest digits inside the last interval: with zeros after it, which are
+    /// left away, or with anything after it.
+    fn end(&mut self, is_followed: bool) {
         let end = self.low + u64::from(self.range);
         for shift in [32, 24, 16, 8, 0] {
             let unit = 1_u64 << shift;
             let value = self.low.div_ceil(unit) * unit;
-            if value < end {
+            let fits = if is_followed {
+                value + unit <= end
+            } else {
+                value < end
+            };
+            if fits {
                 self.low = value;
-                self.carry();
-                for _ in 0..4 {
+                for _ in 0..(32 - shift) / 8 {
                     self.shift_out();
                 }
+                self.carry();
                 break;
             }
         }
-        while self.bytes.last() == Some(&0) {
+        while !is_followed && self.bytes.last() == Some(&0) {
             self.bytes.pop();
         }
-        self.bytes
     }
 
     fn carry(&mut self) {
@@ -132,16 +182,22 @@ impl Encoder {
     }
 
     fn shift_out(&mut self) {
+        self.carry();
         let [.., top, _, _, _] = self.low.to_be_bytes();
         self.bytes.push(top);
         self.low = self.low << 8 & u64::from(u32::MAX);
     }
+}
 
-    fn narrow(&mut self, bound: u32, bit: bool) {
+impl Coder for Encoder {
+    #[inline]
+    fn bit(&mut self, chance: &mut Adaptive, bit: bool) -> bool {
+        let bound = chance.bound(self.range);
+        chance.learn(bit);
+        // A carry may wait until the next byte goes: the interval only ever gets narrower.
         if bit {
             self.low += u64::from(bound);
             self.range -= bound;
-            self.carry();
         } else {
             self.range = bound;
         }
@@ -149,19 +205,13 @@ impl Encoder {
             self.shift_out();
             self.range <<= 8;
         }
-    }
-}
-
-impl Coder for Encoder {
-    fn bit(&mut self, chance: &mut Adaptive, bit: bool) -> bool {
-        self.narrow(chance.bound(self.range), bit);
-        chance.learn(bit);
         bit
     }
 
-    fn coin(&mut self, bit: bool) -> bool {
-        self.narrow(self.range >> 1, bit);
-        bit
+    #[inline]
+    fn raw(&mut self, value: u32, count: u32) -> u32 {
+        self.raw.push(value, count);
+        value
     }
 }
 
@@ -172,6 +222,10 @@ pub(super) struct Decoder<'a> {
     code: u32,
     range: u32,
     rest: &'a [u8],
+    /// Raw bits come from the other end.
+    raw: &'a [u8],
+    open: u64,
+    count: u32,
 }
 
 impl<'a> Decoder<'a> {
@@ -180,6 +234,9 @@ impl<'a> Decoder<'a> {
             code: 0,
             range: u32::MAX,
             rest: bytes,
+            raw: bytes,
+            open: 0,
+            count: 0,
         };
         for _ in 0..4 {
             decoder.shift_in();
@@ -197,9 +254,14 @@ impl<'a> Decoder<'a> {
         };
         self.code = self.code << 8 | u32::from(byte);
     }
+}
 
-    fn narrow(&mut self, bound: u32) -> bool {
+impl Coder for Decoder<'_> {
+    #[inline]
+    fn bit(&mut self, chance: &mut Adaptive, _: bool) -> bool {
+        let bound = chance.bound(self.range);
         let bit = self.code >= bound;
+        chance.learn(bit);
         if bit {
             self.code -= bound;
             self.range -= bound;
@@ -212,17 +274,25 @@ impl<'a> Decoder<'a> {
         }
         bit
     }
-}
 
-impl Coder for Decoder<'_> {
-    fn bit(&mut self, chance: &mut Adaptive, _: bool) -> bool {
-        let bit = self.narrow(chance.bound(self.range));
-        chance.learn(bit);
-        bit
-    }
-
-    fn coin(&mut self, _: bool) -> bool {
-        self.narrow(self.range >> 1)
+    #[inline]
+    fn raw(&mut self, _: u32, count: u32) -> u32 {
+        while self.count < count {
+            let byte = match self.raw.split_last() {
+                Some((&last, rest)) => {
+                    self.raw = rest;
+                    last
+                }
+                None => 0,
+            };
+            self.open |= u64::from(byte) << self.count;
+            self.count += 8;
+        }
+        let mask = (1_u64 << count) - 1;
+        let value = u32::try_from(self.open & mask).unwrap_or(0);
+        self.open >>= count;
+        self.count -= count;
+        value
     }
 }
 
@@ -231,13 +301,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn word(bit: bool) -> u32 {
+        if bit { 0x5_a5a5 } else { 0x7_ffff }
+    }
+
     fn round_trip(bits: &[(u8, bool)]) -> usize {
         let mut chances = [Adaptive::default(); 4];
         let mut encoder = Encoder::new();
         for &(kind, bit) in bits {
             match kind {
                 0..4 => encoder.bit(&mut chances[usize::from(kind)], bit),
-                _ => encoder.coin(bit),
+                4 => encoder.coin(bit),
+                _ => encoder.raw(word(bit), 19) != 0,
             };
         }
         let bytes = encoder.finish();
@@ -246,7 +321,12 @@ mod tests {
         for (index, &(kind, bit)) in bits.iter().enumerate() {
             let found = match kind {
                 0..4 => decoder.bit(&mut chances[usize::from(kind)], false),
-                _ => decoder.coin(false),
+                4 => decoder.coin(false),
+                _ => {
+                    let found = decoder.raw(0, 19);
+                    assert_eq!(found, word(bit), "word {index}");
+                    bit
+                }
             };
             assert_eq!(found, bit, "bit {index} of {}", bits.len());
         }
@@ -255,12 +335,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_sequence_comes_back(bits in prop::collection::vec((0_u8..5, any::<bool>()), 0..2000)) {
+        fn every_sequence_comes_back(bits in prop::collection::vec((0_u8..6, any::<bool>()), 0..2000)) {
             round_trip(&bits);
         }
 
         #[test]
-        fn runs_that_force_carries_come_back(runs in prop::collection::vec((0_u8..5, any::<bool>(), 1_usize..300), 0..40)) {
+        fn runs_that_force_carries_come_back(runs in prop::collection::vec((0_u8..6, any::<bool>(), 1_usize..300), 0..40)) {
             let bits: Vec<_> = runs.iter().flat_map(|&(kind, bit, count)| vec![(kind, bit); count]).collect();
             round_trip(&bits);
         }

@@ -153,7 +153,7 @@ impl Outline {
             let truth = self.truths(ranges[index].clone(), newcomer, scratch)?;
             let truth = Truth { modules: &truth };
             let modules = &self.modules[ranges[index].clone()];
-            let mut tracker = Tracker::new(modules.len());
+            let mut tracker = Tracker::new(&truth);
             let mut sums = Vec::with_capacity(usize::from(last) + 1);
             let layers = code_segment(modules, &truth, last, |segment| {
                 sums.push(tracker.measure(segment, &truth));

@@ -4,6 +4,9 @@
 //! a bound that is kept with the code stays true however often the code is cut off later. Only
 //! directions that a rung has changed are multiplied again.
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
+
 use super::segment::{Segment, Truth};
 use super::spectrum::Component;
 use super::vector::{Vector, root_of};
@@ -42,29 +45,40 @@ pub(super) struct Tracker {
     modules: Vec<Module>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Module {
     planes: Vec<(i32, i32)>,
     left: Side,
     right: Side,
 }
 
-/// One side's vectors and their products.
-#[derive(Debug, Default)]
+/// One side's vectors and their products, which are f32: far more precise than any code. Vectors are
+/// columns of matrices, whose memory is aligned: kernels of products depend on that in the last
+/// digit, and the same input must give the same bytes.
+#[derive(Debug)]
 struct Side {
-    vectors: Vec<Vec<f32>>,
+    /// The true vectors, each √d times a unit vector.
+    truth: Mat<f32>,
+    /// What is served of them, of the first `lengths.len()`.
+    served: Mat<f32>,
     /// Squared lengths.
     lengths: Vec<f64>,
-    /// With every true vector, which is √d times a unit vector.
-    with_truth: Vec<Vec<f64>>,
-    /// With one another.
-    with_served: Vec<Vec<f64>>,
+    /// ⟨truth, served⟩ and ⟨served, served⟩ of all pairs.
+    with_truth: Mat<f64>,
+    with_served: Mat<f64>,
+    /// The vectors that a rung has changed.
+    changed: Vec<usize>,
+    vector: Vec<f32>,
 }
 
 impl Tracker {
-    pub(super) fn new(modules: usize) -> Self {
+    pub(super) fn new(truth: &Truth<'_>) -> Self {
         Self {
-            modules: (0..modules).map(|_| Module::default()).collect(),
+            modules: truth
+                .modules
+                .iter()
+                .map(|truth| Module::new(truth))
+                .collect(),
         }
     }
 
@@ -72,7 +86,7 @@ impl Tracker {
     pub(super) fn measure(&mut self, segment: &Segment, truth: &Truth<'_>) -> Sums {
         let mut sums = Sums::default();
         for (place, (module, truth)) in self.modules.iter_mut().zip(truth.modules).enumerate() {
-            module.follow(segment, place, truth);
+            module.follow(segment, place);
             sums.add(&module.sums(segment, place, truth));
         }
         sums
@@ -80,25 +94,35 @@ impl Tracker {
 }
 
 impl Module {
-    fn follow(&mut self, segment: &Segment, place: usize, truth: &[(i32, Component)]) {
-        for (index, direction) in segment.directions(place).iter().enumerate() {
+    fn new(truth: &[(i32, Component)]) -> Self {
+        let side = |vector: fn(&Component) -> &[f32]| {
+            Side::new(truth.iter().map(|(_, component)| vector(component)))
+        };
+        Self {
+            planes: Vec::new(),
+            left: side(|component| &component.left),
+            right: side(|component| &component.right),
+        }
+    }
+
+    fn follow(&mut self, segment: &Segment, place: usize) {
+        let directions = segment.directions(place);
+        for (index, direction) in directions.iter().enumerate() {
             let planes = (direction.left.plane, direction.right.plane);
             let before = self.planes.get(index).copied().unwrap_or_default();
             if before.0 != planes.0 {
-                let left = truth.iter().map(|(_, component)| component.left.as_slice());
-                self.left.replace(index, &direction.left, left);
+                self.left.replace(index, &direction.left);
             }
             if before.1 != planes.1 {
-                let right = truth
-                    .iter()
-                    .map(|(_, component)| component.right.as_slice());
-                self.right.replace(index, &direction.right, right);
+                self.right.replace(index, &direction.right);
             }
             match self.planes.get_mut(index) {
                 Some(known) => *known = planes,
                 None => self.planes.push(planes),
             }
         }
+        self.left.multiply();
+        self.right.multiply();
     }
 
     fn sums(&self, segment: &Segment, place: usize, truth: &[(i32, Component)]) -> Sums {
@@ -111,20 +135,16 @@ impl Module {
                 direction.weight(self.left.lengths[index], self.right.lengths[index]) * stretch
             })
             .collect();
+        let sigmas: Vec<f64> = truth.iter().map(|(_, found)| found.sigma).collect();
         let (mut inner, mut served) = (0.0, 0.0);
         for (index, weight) in weights.iter().enumerate() {
-            for (other, (_, component)) in truth.iter().enumerate() {
-                inner += weight
-                    * component.sigma
-                    * self.left.with_truth[index][other]
-                    * self.right.with_truth[index][other];
-            }
-            for (other, other_weight) in weights.iter().enumerate() {
-                served += weight
-                    * other_weight
-                    * self.left.with_served[index][other]
-                    * self.right.with_served[index][other];
-            }
+            let pairs = |left: &Mat<f64>, right: &Mat<f64>, weights: &[f64]| -> f64 {
+                let (left, right) = (left.col_as_slice(index), right.col_as_slice(index));
+                let products = weights.iter().zip(left.iter().zip(right));
+                products.map(|(weight, (l, r))| weight * l * r).sum()
+            };
+            inner += weight * pairs(&self.left.with_truth, &self.right.with_truth, &sigmas);
+            served += weight * pairs(&self.left.with_served, &self.right.with_served, &weights);
         }
         Sums {
             all: truth
@@ -141,59 +161,76 @@ impl Module {
 }
 
 impl Side {
-    fn replace<'a>(
-        &mut self,
-        index: usize,
-        vector: &Vector,
-        truth: impl Iterator<Item = &'a [f32]>,
-    ) {
-        if index >= self.vectors.len() {
-            self.vectors.push(Vec::new());
-            self.lengths.push(0.0);
-            self.with_truth.push(Vec::new());
-            self.with_served.push(Vec::new());
+    fn new<'a>(truth: impl ExactSizeIterator<Item = &'a [f32]> + Clone) -> Self {
+        let width = truth.clone().next().map_or(0, <[f32]>::len);
+        let count = truth.len();
+        let mut columns = Mat::zeros(width, count);
+        for (index, vector) in truth.enumerate() {
+            columns.col_as_slice_mut(index).copy_from_slice(vector);
         }
-        let mut served = std::mem::take(&mut self.vectors[index]);
-        self.lengths[index] = vector.reconstruct(&mut served);
-        self.with_truth[index] = truth
-            .map(|truth| dot(truth, &served) / root_of(truth.len()))
-            .collect();
-        self.vectors[index] = served;
-        let products: Vec<f64> = self
-            .vectors
-            .iter()
-            .map(|other| dot(other, &self.vectors[index]))
-            .collect();
-        for (other, &product) in products.iter().enumerate() {
-            if other != index {
-                let row = &mut self.with_served[other];
-                match row.get_mut(index) {
-                    Some(known) => *known = product,
-                    None => row.push(product),
-                }
+        Self {
+            truth: columns,
+            served: Mat::zeros(width, count),
+            lengths: Vec::new(),
+            with_truth: Mat::zeros(count, count),
+            with_served: Mat::zeros(count, count),
+            changed: Vec::new(),
+            vector: Vec::new(),
+        }
+    }
+
+    /// Takes the vector as it is now known. Its products follow.
+    fn replace(&mut self, index: usize, vector: &Vector) {
+        let length = vector.reconstruct(&mut self.vector);
+        self.served
+            .col_as_slice_mut(index)
+            .copy_from_slice(&self.vector);
+        match self.lengths.get_mut(index) {
+            Some(known) => *known = length,
+            None => self.lengths.push(length),
+        }
+        self.changed.push(index);
+    }
+
+    /// Multiplies what has changed with everything.
+    fn multiply(&mut self) {
+        if self.changed.is_empty() {
+            return;
+        }
+        let mut changed = Mat::zeros(self.served.nrows(), self.changed.len());
+        for (place, &index) in self.changed.iter().enumerate() {
+            let column = self.served.col_as_slice(index);
+            changed.col_as_slice_mut(place).copy_from_slice(column);
+        }
+        let root = root_of(self.truth.nrows());
+        let products = product(self.truth.as_ref(), changed.as_ref());
+        for (place, &index) in self.changed.iter().enumerate() {
+            for (other, &product) in products.col_as_slice(place).iter().enumerate() {
+                self.with_truth[(other, index)] = f64::from(product) / root;
             }
         }
-        self.with_served[index] = products;
+        let known = self.served.as_ref().subcols(0, self.lengths.len());
+        let products = product(known, changed.as_ref());
+        for (place, &index) in self.changed.iter().enumerate() {
+            for (other, &product) in products.col_as_slice(place).iter().enumerate() {
+                self.with_served[(other, index)] = f64::from(product);
+                self.with_served[(index, other)] = f64::from(product);
+            }
+        }
+        self.changed.clear();
     }
 }
 
-/// An inner product, f32 inside blocks and f64 across them.
-fn dot(left: &[f32], right: &[f32]) -> f64 {
-    const LANES: usize = 16;
-    const BLOCK: usize = 32 * LANES;
-    left.chunks(BLOCK)
-        .zip(right.chunks(BLOCK))
-        .map(|(left, right)| {
-            let mut lanes = [0.0_f32; LANES];
-            let (whole, rest) = left.as_chunks::<LANES>();
-            let (other, other_rest) = right.as_chunks::<LANES>();
-            for (left, right) in whole.iter().zip(other) {
-                for (lane, (left, right)) in lanes.iter_mut().zip(left.iter().zip(right)) {
-                    *lane += left * right;
-                }
-            }
-            let tail: f32 = rest.iter().zip(other_rest).map(|(l, r)| l * r).sum();
-            f64::from(lanes.iter().sum::<f32>() + tail)
-        })
-        .sum()
+/// XᵀY.
+fn product(x: MatRef<'_, f32>, y: MatRef<'_, f32>) -> Mat<f32> {
+    let mut out = Mat::zeros(x.ncols(), y.ncols());
+    matmul(
+        out.as_mut(),
+        Accum::Replace,
+        x.transpose(),
+        y,
+        1.0,
+        Par::Seq,
+    );
+    out
 }

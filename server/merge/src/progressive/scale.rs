@@ -19,7 +19,7 @@ pub(super) const SIZE_STEPS: i32 = 16;
 /// The coarsest plane: step 1 in units of the entries' standard deviation.
 pub(super) const FIRST_PLANE: i32 = 1;
 /// The finest plane: beyond it, rounding to half precision is the larger error.
-pub(super) const LAST_PLANE: i32 = 12;
+pub(super) const LAST_PLANE: i32 = 10;
 /// The last rung that a code can have.
 pub(super) const LAST_RUNG: u8 = 250;
 /// Components smaller than 2^(−`SMALLEST`/16) of the whole update are rounding.

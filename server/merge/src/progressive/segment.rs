@@ -240,11 +240,11 @@ impl Module {
             // Which of the sizes that share this rung as their entry; at rung 0, all that is larger.
             let step = if rung == 0 {
                 let step = next.map_or(0, |(step, _)| *step);
-                i32::try_from(coder.coins(u32::try_from(step).unwrap_or(0), 9)).unwrap_or(0)
+                i32::try_from(coder.raw(u32::try_from(step).unwrap_or(0), 9)).unwrap_or(0)
             } else {
                 let first = first_size(rung, widest);
                 let offset = next.map_or(0, |(step, _)| *step - first);
-                let offset = coder.coins(u32::try_from(offset).unwrap_or(0), 2);
+                let offset = coder.raw(u32::try_from(offset).unwrap_or(0), 2);
                 first + i32::try_from(offset).unwrap_or(0)
             };
             // An encoder never sends one that is not due, so both vectors come in with it.

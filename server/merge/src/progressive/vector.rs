@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-use super::coder::{Adaptive, Coder};
+use super::coder::{Adaptive, Coder, WORD};
 use super::scale::{FIRST_PLANE, LAST_PLANE};
 use crate::operator::narrow;
 
@@ -18,6 +18,10 @@ const UNARY: usize = 14;
 const REFINED: usize = 4;
 /// q of the largest entry that can be: 2^15 standard deviations at the finest plane.
 const LARGEST: u32 = 1 << 27;
+
+/// From this plane on, halves are not worth a learnt chance: inside an interval a quarter of a
+/// standard deviation wide the density hardly falls.
+const RAW_PLANE: i32 = 4;
 
 const PLANES: usize = LAST_PLANE as usize + 1;
 
@@ -64,7 +68,11 @@ impl Vector {
         }
         while self.plane < plane {
             self.plane += 1;
-            self.refine(truth, coder, chances);
+            if self.plane < RAW_PLANE {
+                self.refine(truth, coder, chances);
+            } else {
+                self.append(truth, coder);
+            }
         }
     }
 
@@ -77,7 +85,7 @@ impl Vector {
         chances: &mut Chances,
     ) {
         let chances = &mut chances.planes[index(plane)];
-        let scale = step(plane).recip();
+        let scale = narrow(step(plane).recip());
         self.values.clear();
         self.values.reserve_exact(entries);
         for entry in 0..entries {
@@ -94,7 +102,7 @@ impl Vector {
 
     fn refine<C: Coder>(&mut self, truth: Option<&[f32]>, coder: &mut C, chances: &mut Chances) {
         let chances = &mut chances.planes[index(self.plane)];
-        let scale = step(self.plane).recip();
+        let scale = narrow(step(self.plane).recip());
         for (entry, value) in self.values.iter_mut().enumerate() {
             let (magnitude, negative) = truth.map_or((0, false), |y| known(y[entry], scale));
             if *value == 0 {
@@ -107,6 +115,34 @@ impl Vector {
                 let upper = coder.bit(&mut chances.half[kind], magnitude & 1 == 1);
                 let after = (before << 1 | u32::from(upper)).min(LARGEST);
                 *value = signed(after, *value < 0);
+            }
+        }
+    }
+
+    /// As `refine`, at a plane where either half is as likely: a few of a hundred bits would be saved.
+    fn append<C: Coder>(&mut self, truth: Option<&[f32]>, coder: &mut C) {
+        let scale = narrow(step(self.plane).recip());
+        let mut start = 0;
+        for values in self.values.chunks_mut(WORD as usize) {
+            let y = truth.map(|y| &y[start..start + values.len()]);
+            start += values.len();
+            let halves = y.map_or(0, |y| {
+                let entries = y.iter().enumerate();
+                entries.fold(0, |halves, (place, &y)| {
+                    halves | (known(y, scale).0 & 1) << place
+                })
+            });
+            let count = u32::try_from(values.len()).unwrap_or(WORD);
+            let halves = coder.raw(halves, count);
+            for (place, value) in values.iter_mut().enumerate() {
+                let upper = halves >> place & 1;
+                if *value != 0 {
+                    let after = (value.unsigned_abs() << 1 | upper).min(LARGEST);
+                    *value = signed(after, *value < 0);
+                } else if upper == 1 {
+                    let negative = y.is_some_and(|y| y[place] < 0.0);
+                    *value = signed(1, coder.coin(negative));
+                }
             }
         }
     }
@@ -163,9 +199,10 @@ fn index(plane: i32) -> usize {
     clippy::cast_sign_loss,
     reason = "rounding towards zero is the purpose, and the range is limited first"
 )]
-fn known(y: f32, scale: f64) -> (u32, bool) {
-    let scaled = f64::from(y.abs()) * scale;
-    (scaled.min(f64::from(LARGEST)) as u32, y < 0.0)
+fn known(y: f32, scale: f32) -> (u32, bool) {
+    #[expect(clippy::cast_precision_loss, reason = "a power of two is exact")]
+    const LIMIT: f32 = LARGEST as f32;
+    ((y.abs() * scale).min(LIMIT) as u32, y < 0.0)
 }
 
 fn signed(magnitude: u32, negative: bool) -> i32 {
@@ -188,7 +225,7 @@ fn magnitude_of<C: Coder>(magnitude: u32, coder: &mut C, larger: &mut [Adaptive;
     while length < LARGEST.ilog2() && coder.coin(length < digits) {
         length += 1;
     }
-    let low = coder.coins(rest & ((1 << length) - 1), length);
+    let low = coder.raw(rest & ((1 << length) - 1), length);
     (found + (1 << length | low) - 1).min(LARGEST)
 }
 

@@ -237,20 +237,20 @@ fn what_cannot_be_kept_is_refused_whole() {
         floor: 0.97,
         ..policy(1, bytes / 3)
     };
-    match repack(&floored, &shelf.views(), BESIDE).unwrap_err() {
-        MergeError::BelowFloor {
-            needed, retention, ..
-        } => {
-            assert!(retention < 0.97);
-            // What it says would be enough is enough.
-            let enough = Policy {
-                slot_bytes: Some(needed),
-                ..floored.clone()
-            };
-            repack(&enough, &shelf.views(), BESIDE).unwrap();
-        }
-        other => panic!("{other}"),
-    }
+    let refused = repack(&floored, &shelf.views(), BESIDE).unwrap_err();
+    let MergeError::BelowFloor {
+        needed, retention, ..
+    } = refused
+    else {
+        panic!("{refused}");
+    };
+    assert!(retention < 0.97);
+    // What it says would be enough is enough.
+    let enough = Policy {
+        slot_bytes: Some(needed),
+        ..floored.clone()
+    };
+    repack(&enough, &shelf.views(), BESIDE).unwrap();
     let none = repack(
         &Policy {
             slots: 0,
