@@ -8,7 +8,8 @@ use kmerge_storage::Digest;
 use serde_json::{Value, json};
 
 use super::server::{Asked, Fake, Fault, Said, Speaker};
-use super::{daemon, entry, push, short};
+use super::{BASE, daemon, entry, push, short};
+use crate::support::calls::ended;
 use crate::support::eventually;
 
 /// As `mistralrs-server-core/src/lora_adapters.rs` has it.
@@ -134,6 +135,11 @@ impl Speaker for MistralRs {
 }
 
 impl Fake<MistralRs> {
+    /// All aliases, shortened.
+    fn names(&self) -> Vec<String> {
+        self.look(|mistral| mistral.aliases.keys().map(|name| short(name)).collect())
+    }
+
     /// Waits until the alias of task a leads to the generation of that name.
     async fn leads_to(&self, name: &str) {
         eventually(&format!("tiny-a leads to {name}"), async || {
@@ -208,29 +214,49 @@ async fn a_swap_that_somebody_got_before_is_looked_at_again() {
 }
 
 #[tokio::test]
-async fn a_busy_loader_is_waited_for_and_a_task_that_is_forgotten_loses_its_alias() {
+async fn a_busy_loader_is_waited_for() {
     let mistral = Fake::start(MistralRs::default()).await;
-    let busy = error(
-        429,
-        "lora_load_busy",
-        "another LoRA adapter load is already in progress",
-    );
-    mistral.fault("/v1/load", Fault::Answer(busy.with("retry-after", "1")));
+    let words = "another LoRA adapter load is already in progress";
+    let busy = error(429, "lora_load_busy", words).with("retry-after", "1");
+    mistral.fault("/v1/load", Fault::Answer(busy));
     let (daemon, client) = daemon(&entry("mrs", "mistralrs", &mistral.url(), "")).await;
     push(&client, &["a", "b"]).await;
     mistral.leads_to("tiny-slot-0.g2").await;
-    let aliases = || {
-        mistral.look(|mistral| {
-            mistral
-                .aliases
-                .keys()
-                .map(|name| short(name))
-                .collect::<Vec<_>>()
-        })
-    };
     eventually("both tasks have their alias", async || {
-        aliases() == ["tiny-a", "tiny-b", "tiny-slot-0.g2"]
+        mistral.names() == ["tiny-a", "tiny-b", "tiny-slot-0.g2"]
     })
     .await;
-    daemon.assert_quiet(&["the runtime refused"]);
+    daemon.assert_quiet(&["is busy: 429"]);
+}
+
+#[tokio::test]
+async fn a_task_that_is_forgotten_loses_its_alias_at_once_and_its_adapter_after_the_drain() {
+    let mistral = Fake::start(MistralRs::default()).await;
+    let (daemon, client) = daemon(&entry("mrs", "mistralrs", &mistral.url(), "")).await;
+    push(&client, &["a"]).await;
+    mistral.leads_to("tiny-slot-0.g1").await;
+    let request = kmerge_client::v1::ForgetTaskRequest {
+        base_model: BASE.to_owned(),
+        task: "a".to_owned(),
+        ..Default::default()
+    };
+    let forgotten = client.forget_task(request).await.unwrap();
+    ended(&client, forgotten.job.unwrap().id).await;
+    mistral
+        .logs(&[
+            "load tiny-slot-0.g1",
+            "load tiny-a",
+            "unload tiny-a",
+            "unload tiny-slot-0.g1",
+        ])
+        .await;
+    let runtime = client.list_runtimes().await.unwrap().remove(0);
+    assert!(runtime.adapters.is_empty(), "{runtime:?}");
+    // The slot is opened again, and its generations go on.
+    push(&client, &["b"]).await;
+    eventually("the next one is served", async || {
+        mistral.names().first().is_some_and(|name| name == "tiny-b")
+    })
+    .await;
+    daemon.assert_quiet(&[]);
 }

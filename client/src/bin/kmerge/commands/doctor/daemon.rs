@@ -49,7 +49,29 @@ pub(super) fn status(status: &v1::GetStatusResponse, socket: &Path) -> Vec<Check
     checks.extend(status.disk.as_ref().map(disk));
     checks.extend(status.recovery.as_ref().map(catalog));
     checks.push(queue(status));
+    checks.extend(status.runtimes.iter().map(runtime));
     checks
+}
+
+fn runtime(runtime: &v1::RuntimeSummary) -> Check {
+    let found = format!(
+        "{} serves {} of {} adapters at their newest",
+        runtime.name, runtime.up_to_date, runtime.adapters
+    );
+    match runtime.condition() {
+        v1::RuntimeCondition::Troubled | v1::RuntimeCondition::Unreachable => Check::warn(
+            "runtime",
+            format!("{found}: it {}", runtime.message),
+            format!(
+                "see `kmerge runtimes {}`, and the page of {} in deploy/runtimes",
+                runtime.name, runtime.kind
+            ),
+        ),
+        v1::RuntimeCondition::Unspecified
+        | v1::RuntimeCondition::Starting
+        | v1::RuntimeCondition::Ready
+        | v1::RuntimeCondition::Working => Check::ok("runtime", found),
+    }
 }
 
 fn version(daemon: &str) -> Check {

@@ -78,6 +78,18 @@ fn each_trouble_is_found_by_its_check() {
             Verdict::Warn,
         ),
     ];
+    for (condition, expected) in [
+        (v1::RuntimeCondition::Ready, Verdict::Ok),
+        (v1::RuntimeCondition::Troubled, Verdict::Warn),
+        (v1::RuntimeCondition::Unreachable, Verdict::Warn),
+    ] {
+        let mut status = healthy();
+        status.runtimes.push(v1::RuntimeSummary {
+            condition: condition.into(),
+            ..v1::RuntimeSummary::default()
+        });
+        assert_eq!(verdict(&status, "runtime"), expected, "{condition:?}");
+    }
     for (status, name, expected) in cases {
         assert_eq!(verdict(&status, name), expected, "{name}");
     }
