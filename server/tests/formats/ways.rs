@@ -151,3 +151,80 @@ async fn the_command_line_takes_and_gives_every_format() {
         assert!(daemon.room().join(word).join(tensors).is_file());
     }
 }
+
+/// The header of a GGUF model of the goldens' shape: keys only.
+fn model_header() -> Vec<u8> {
+    let sized = |text: &str| {
+        let length = u64::try_from(text.len()).unwrap();
+        [&length.to_le_bytes()[..], text.as_bytes()].concat()
+    };
+    let numbers = [
+        ("block_count", 3_u32),
+        ("embedding_length", 64),
+        ("feed_forward_length", 96),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+        ("attention.key_length", 16),
+    ];
+    let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+    bytes.extend(0_u64.to_le_bytes());
+    bytes.extend(u64::try_from(numbers.len() + 1).unwrap().to_le_bytes());
+    bytes.extend(sized("general.architecture"));
+    bytes.extend(8_u32.to_le_bytes());
+    bytes.extend(sized("llama"));
+    for (key, number) in numbers {
+        bytes.extend(sized(&format!("llama.{key}")));
+        bytes.extend(4_u32.to_le_bytes());
+        bytes.extend(number.to_le_bytes());
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_base_model_may_be_registered_from_its_gguf_file() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    register(&client, BASE, policy(1)).await;
+    let cli = Cli::new(&daemon.socket());
+    let path = daemon.room().join("model.gguf");
+    std::fs::write(&path, model_header()).unwrap();
+    let path = path.display().to_string();
+    let add = [
+        "base",
+        "add",
+        "from-gguf",
+        "--gguf",
+        &path,
+        "--operator",
+        "kmerge-linear",
+    ];
+    let base = cli.json(&add);
+    assert_eq!(base["architecture"], "LlamaForCausalLM");
+    assert_eq!(
+        (&base["layers"], &base["hidden_size"]),
+        (&3.into(), &64.into())
+    );
+    assert_eq!(cli.json(&add), base, "registering it again changes nothing");
+    let [(_, peft), (_, gguf), _] = written("a1");
+    merge(&client, "a1", &open(&peft).await).await;
+    let gguf = gguf.display().to_string();
+    cli.done(&[
+        "push",
+        &gguf,
+        "--task",
+        "a1",
+        "--base",
+        "from-gguf",
+        "--wait",
+    ]);
+    assert_eq!(
+        digests(&client, BASE).await,
+        digests(&client, "from-gguf").await
+    );
+    let both = cli.run(&[&add[..], &["--config", &path]].concat());
+    assert_eq!(both.code, 2, "{both:?}");
+    std::fs::write(daemon.room().join("model.gguf"), b"GGUF").unwrap();
+    let cut = cli.run(&add);
+    assert_eq!(cut.code, 2);
+    assert!(cut.stderr.contains("ends inside its header"), "{cut:?}");
+}

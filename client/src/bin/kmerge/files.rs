@@ -45,6 +45,10 @@ pub(crate) fn create_directories(path: &Path) -> Result<(), Failure> {
     fs::create_dir_all(path).map_err(failed("create", path))
 }
 
+pub(crate) fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(failed("open", path))
+}
+
 pub(crate) fn create(path: &Path) -> Result<File, Failure> {
     File::create(path).map_err(failed("create", path))
 }

@@ -21,6 +21,7 @@ mod context;
 mod daemon;
 mod failure;
 mod files;
+mod gguf_model;
 mod output;
 mod policy;
 #[cfg(feature = "score")]

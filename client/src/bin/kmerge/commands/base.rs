@@ -11,12 +11,12 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::views;
 use crate::policy::Merging;
-use crate::{files, values};
+use crate::{files, gguf_model, values};
 
 /// Register base models and look at them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Base {
-    /// Register a base model from its config.json
+    /// Register a base model from its config.json or its GGUF file
     Add(Add),
     /// Change how many slots a base model has, and how many bytes
     Set(Set),
@@ -40,8 +40,11 @@ pub(crate) struct Add {
     #[arg(value_parser = values::name)]
     name: String,
     /// The model's config.json, as Hugging Face has it; - reads stdin
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "gguf")]
+    config: Option<PathBuf>,
+    /// The model as a GGUF file, of which only the header is read, where there is no config.json
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    gguf: Option<PathBuf>,
     /// K: at most this many slots
     #[arg(long, value_name = "K")]
     slots: Option<u32>,
@@ -101,7 +104,8 @@ EXAMPLES:
   kmerge base add smollm2-135m --config config.json
   kmerge base add llama-3.2-1b --config config.json --slots 8 --max-bytes 128MiB --operator exact
   kmerge base add qwen3-0.6b --config config.json --assignment kmerge++ --threshold 0.05
-  kmerge base add phone --config config.json --operator progressive --slot-bytes 2MiB";
+  kmerge base add phone --config config.json --operator progressive --slot-bytes 2MiB
+  kmerge base add smollm2-135m --gguf SmolLM2-135M-Instruct-Q4_K_M.gguf";
 
 impl Base {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
@@ -119,7 +123,11 @@ impl Base {
 
 impl Add {
     async fn run(self, context: &Context) -> Result<Exit, Failure> {
-        let config = files::read_config(&self.config)?;
+        let config = match (&self.config, &self.gguf) {
+            (_, Some(model)) => gguf_model::config(model)?,
+            (Some(config), None) => files::read_config(config)?,
+            (None, None) => return Err(Failure::usage("a config.json or a GGUF file is needed")),
+        };
         let client = context.client().await?;
         let base = client.register_base_model(self.request(config)).await?;
         show(context, &base)?;
