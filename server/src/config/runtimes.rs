@@ -193,6 +193,7 @@ pub(super) fn runtimes(keys: &mut Keys) -> Vec<RuntimeConfig> {
     }
     let mut names = BTreeSet::new();
     let mut directories = BTreeSet::new();
+    let mut names_at = BTreeSet::new();
     let mut found = Vec::new();
     for entry in entries.iter().take(MOST_RUNTIMES) {
         let Some(runtime) = runtime(keys, entry) else {
@@ -208,6 +209,17 @@ pub(super) fn runtimes(keys: &mut Keys) -> Vec<RuntimeConfig> {
             keys.problem(
                 &format!("{entry}.directory"),
                 "is another entry's too; each needs one of its own",
+            );
+        }
+        // Under one name, each of two would unload what the other has loaded.
+        if let Some(address) = &runtime.address
+            && runtime.kind != RuntimeKind::Webhook
+            && !names_at.insert((address.to_string(), runtime.selection.stems()))
+        {
+            keys.problem(
+                &format!("{entry}.pattern"),
+                "makes the same names at the same address as another entry; put {base_model} or a \
+                 word of its own into one of them",
             );
         }
         found.push(runtime);

@@ -39,6 +39,14 @@ pub struct Selection {
     pub most: usize,
 }
 
+impl Selection {
+    /// The pattern of this base model's aliases. Selections with the same one share names.
+    pub fn stems(&self) -> String {
+        let base_model = self.base_model.as_str();
+        self.pattern.text.replace("{base_model}", base_model)
+    }
+}
+
 /// How aliases are formed: a text with `{task}` or `{slot}`, and `{base_model}` if wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {

@@ -37,7 +37,6 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{RuntimeConfig, RuntimeKind};
-use crate::error::ServerError;
 use crate::shutdown::Stop;
 use board::{Board, RuntimeState};
 use event::Teller;
@@ -45,6 +44,18 @@ use http::Http;
 use reconcile::{Parts, Reconciler};
 use runtime::Runtime;
 use source::Source;
+
+/// A directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the `directory` of the runtime {runtime:?} cannot be used; give it one that kmerged may write to"
+)]
+pub struct DirectoryError {
+    /// Whose.
+    pub runtime: String,
+    /// Why not.
+    pub source: kmerge_storage::ExportError,
+}
 
 /// The configured runtimes, ready to be kept.
 #[derive(Debug)]
@@ -58,7 +69,7 @@ impl Runtimes {
     ///
     /// # Errors
     /// If a runtime's directory cannot be used.
-    pub fn new(configs: Vec<RuntimeConfig>, source: &Source) -> Result<Self, ServerError> {
+    pub fn new(configs: Vec<RuntimeConfig>, source: &Source) -> Result<Self, DirectoryError> {
         let configs: Vec<_> = configs.into_iter().map(Arc::new).collect();
         let board = Board::default();
         let names: Vec<_> = configs.iter().map(|config| config.name.as_str()).collect();
@@ -75,12 +86,15 @@ impl Runtimes {
         }
         let mut reconcilers = Vec::new();
         for config in configs {
+            let unusable = |source| DirectoryError {
+                runtime: config.name.clone(),
+                source,
+            };
             let holdings = source
                 .reader
-                .holdings(&config.name, config.directory.as_deref())?;
-            let mut held = holdings
-                .names()
-                .map_err(kmerge_storage::ExportError::from)?;
+                .holdings(&config.name, config.directory.as_deref())
+                .map_err(unusable)?;
+            let mut held = holdings.names().map_err(|error| unusable(error.into()))?;
             held.retain(|name| desired::is_versioned(name));
             board.show(RuntimeState::starting(
                 Arc::clone(&config),

@@ -11,7 +11,8 @@
 //! - nothing is unloaded that is wanted, or that an alias leads to, or that one led to less than the
 //!   drain time ago;
 //! - nothing is unloaded that was not put there by this daemon;
-//! - the files of an adapter stay until the runtime no longer has it.
+//! - the files of an adapter stay until the runtime no longer has it;
+//! - there are no more of them than the limit, but for those that are wanted or led to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -125,6 +126,15 @@ pub struct Known {
     idle_since: BTreeMap<String, UnixMillis>,
     /// Whether the runtime tells what it has. One that does not is told again after a start.
     tells: bool,
+}
+
+/// How much an old adapter may linger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a name stays after the last alias has left it.
+    pub drain: Duration,
+    /// So many names may be held, those that drain included, before a new one waits for a place.
+    pub most_held: usize,
 }
 
 /// What to do next.
@@ -293,12 +303,12 @@ impl Known {
             .map(|(name, since)| (name.as_str(), *since))
     }
 
-    /// What to do next towards `desired`. `drain` is how long a name stays after the last alias has
-    /// left it.
+    /// What to do next towards `desired`.
     ///
     /// What serves newer answers comes first: aliases move as soon as they can. What has drained goes
-    /// before anything is loaded, so that its place is free.
-    pub fn next(&self, desired: &Desired, drain: Duration, now: UnixMillis) -> Next {
+    /// before anything is loaded, so that its place is free. Where generations come faster than old
+    /// ones drain, the newest waits for a place, and those in between are never loaded.
+    pub fn next(&self, desired: &Desired, limits: Limits, now: UnixMillis) -> Next {
         let mut wake: Option<UnixMillis> = None;
         let mut later = |then: UnixMillis| wake = Some(wake.map_or(then, |wake| wake.min(then)));
         let mut steps = Vec::new();
@@ -316,7 +326,7 @@ impl Known {
             }
         }
         for (name, since) in &self.idle_since {
-            let end = since.saturating_add(drain);
+            let end = since.saturating_add(limits.drain);
             if end > now {
                 later(end);
             } else if self.loaded.contains(name) || !self.tells {
@@ -325,8 +335,10 @@ impl Known {
                 steps.push(Step::Release(name.clone()));
             }
         }
+        let full = self.held.len() >= limits.most_held && !self.idle_since.is_empty();
         for name in desired.adapters.keys() {
-            if !self.loaded.contains(name) {
+            let has_place = !full || self.held.contains(name);
+            if !self.loaded.contains(name) && has_place {
                 steps.push(Step::Load(name.clone()));
             }
         }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::board::{Board, RuntimeState};
 use super::desired::{Desired, Wanted};
-use super::policy::{Known, Listing, Step};
+use super::policy::{Known, Limits, Listing, Step};
 use super::runtime::{CallError, Given, Runtime, Tells};
 use super::source::{Source, SourceError};
 use crate::clock;
@@ -127,7 +127,12 @@ impl Reconciler {
                 Some(_) | None => return Ok(Action::Ask),
             }
         }
-        let next = self.known.next(&self.desired, self.parts.config.drain, now);
+        let limits = Limits {
+            drain: self.parts.config.drain,
+            // Each wanted adapter and the one before it.
+            most_held: self.parts.config.selection.most.saturating_mul(2),
+        };
+        let next = self.known.next(&self.desired, limits, now);
         match next.step {
             Some(step) => Ok(Action::Take(step)),
             None => Err([wake, next.wake].into_iter().flatten().min()),

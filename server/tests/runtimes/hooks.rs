@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use super::server::{Asked, Fake, Fault, Said, Speaker};
 use super::{daemon, entry, push, short};
-use crate::support::{eventually, files_below};
+use crate::support::{Setup, eventually, files_below};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -214,4 +214,21 @@ async fn a_directory_has_the_layout_of_the_filesystem_resolver() {
         (&"LORA".into(), &"tiny".into())
     );
     daemon.assert_quiet(&[]);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_used_is_refused_at_the_start() {
+    let room = tempfile::tempdir().unwrap();
+    let file = room.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let more = format!("directory = \"{}\"", file.join("adapters").display());
+    let config = entry("resolver", "directory", "", &more);
+    let daemon = Setup::default().config(&config).prepare();
+    let output = daemon.command().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the `directory` of the runtime \"resolver\" cannot be used"),
+        "{said}"
+    );
 }

@@ -237,6 +237,19 @@ fn entries_must_be_tables_with_names_and_directories_of_their_own() {
         "{twice:?}"
     );
     assert!(twice[1].starts_with("runtime[1].directory"), "{twice:?}");
+    let served = |name: &str, base_model: &str, pattern: &str| {
+        format!(
+            "[[runtime]]\nname = \"{name}\"\nkind = \"vllm\"\naddress = \"http://localhost:1\"\n\
+             base_model = \"{base_model}\"\npattern = \"{pattern}\"\n"
+        )
+    };
+    let same = served("a", "one", "{task}") + &served("b", "two", "{task}");
+    let same = problems(&same);
+    assert_eq!(same.len(), 1, "{same:?}");
+    assert!(same[0].starts_with("runtime[1].pattern makes the same names"));
+    let apart =
+        served("a", "one", "{base_model}-{task}") + &served("b", "two", "{base_model}-{task}");
+    assert_eq!(load(room.path(), &apart).unwrap().len(), 2);
     assert!(problems("runtime = 3")[0].contains("[[runtime]] tables"));
     assert!(problems("runtime = [1]")[0].starts_with("runtime[0] is 1"));
     assert!(problems("[runtime]\nname = \"a\"")[0].starts_with("runtime.name is not a key"));

@@ -9,6 +9,11 @@ use crate::served;
 
 const DRAIN: Duration = Duration::from_secs(60);
 
+const LIMITS: Limits = Limits {
+    drain: DRAIN,
+    most_held: 6,
+};
+
 fn at(seconds: u64) -> UnixMillis {
     UnixMillis(seconds * 1000)
 }
@@ -40,7 +45,7 @@ fn settle(known: &mut Known, desired: &Desired, now: UnixMillis) -> Vec<String> 
     let mut said = Vec::new();
     loop {
         known.aim(desired, now);
-        let Some(step) = known.next(desired, DRAIN, now).step else {
+        let Some(step) = known.next(desired, LIMITS, now).step else {
             return said;
         };
         said.push(match &step {
@@ -80,11 +85,11 @@ fn a_new_generation_is_loaded_then_switched_to_and_the_old_one_drains() {
         settle(&mut known, &second, at(1000)),
         ["load a.g2", "a → a.g2"]
     );
-    let next = known.next(&second, DRAIN, at(1001));
+    let next = known.next(&second, LIMITS, at(1001));
     assert_eq!(next.wake, Some(at(1060)), "it drains from the switch");
     assert_eq!(settle(&mut known, &second, at(1059)), [""; 0]);
     assert_eq!(settle(&mut known, &second, at(1060)), ["unload a.g1"]);
-    assert_eq!(known.next(&second, DRAIN, at(1061)).wake, None);
+    assert_eq!(known.next(&second, LIMITS, at(1061)).wake, None);
 }
 
 #[test]
@@ -95,7 +100,7 @@ fn the_old_one_serves_as_long_as_the_new_one_cannot_be_loaded() {
     for round in 0..5 {
         let now = at(100 + 100 * round);
         known.aim(&second, now);
-        let step = known.next(&second, DRAIN, now).step.unwrap();
+        let step = known.next(&second, LIMITS, now).step.unwrap();
         assert_eq!(step, Step::Load("a.g2".to_owned()));
         known.failed(&step, "rank".to_owned(), None, now, 0.5);
         assert_eq!(known.routes["a"], "a.g1");
@@ -116,10 +121,10 @@ fn one_that_fails_does_not_hold_up_the_others() {
     let mut known = Known::holding([], true);
     let both = wanting(&[("a.g1", &["a"]), ("b.g1", &["b"])]);
     known.aim(&both, at(0));
-    let step = known.next(&both, DRAIN, at(0)).step.unwrap();
+    let step = known.next(&both, LIMITS, at(0)).step.unwrap();
     known.failed(&step, "no".to_owned(), None, at(0), 0.9);
     assert_eq!(settle(&mut known, &both, at(0)), ["load b.g1", "b → b.g1"]);
-    let next = known.next(&both, DRAIN, at(0));
+    let next = known.next(&both, LIMITS, at(0));
     assert_eq!(next.wake, Some(UnixMillis(900)));
     assert_eq!(settle(&mut known, &both, at(1)), ["load a.g1", "a → a.g1"]);
 }
@@ -159,6 +164,48 @@ fn what_has_drained_makes_its_place_free_before_anything_is_loaded() {
     assert_eq!(
         settle(&mut known, &wanting(&[("a.g3", &["a"])]), at(100)),
         ["unload a.g1", "load a.g3", "a → a.g3"]
+    );
+}
+
+#[test]
+fn generations_that_come_faster_than_old_ones_drain_wait_for_a_place() {
+    let mut known = Known::holding([], true);
+    for generation in 1..=6 {
+        let name = format!("a.g{generation}");
+        settle(&mut known, &wanting(&[(&name, &["a"])]), at(generation));
+    }
+    assert_eq!(known.held.len(), 6);
+    for generation in 7..=50 {
+        let name = format!("a.g{generation}");
+        let steps = settle(&mut known, &wanting(&[(&name, &["a"])]), at(generation));
+        assert_eq!(steps, [""; 0], "{generation}");
+    }
+    assert_eq!(known.routes["a"], "a.g6", "what is there goes on serving");
+    // The first that has drained makes room for the newest of all.
+    let newest = wanting(&[("a.g51", &["a"])]);
+    assert_eq!(known.next(&newest, LIMITS, at(51)).wake, Some(at(62)));
+    assert_eq!(
+        settle(&mut known, &newest, at(62)),
+        ["unload a.g1", "load a.g51", "a → a.g51"]
+    );
+}
+
+#[test]
+fn what_is_wanted_never_waits_for_itself() {
+    let mut known = Known::holding([], true);
+    let names: Vec<_> = (0..9).map(|task| format!("t{task}.g1")).collect();
+    let aliases: Vec<_> = (0..9).map(|task| [format!("t{task}")]).collect();
+    let mut desired = Desired::default();
+    for (name, alias) in names.iter().zip(&aliases) {
+        let one = wanting(&[(name, &[&alias[0]])]);
+        desired.adapters.extend(one.adapters);
+        desired.routes.extend(one.routes);
+    }
+    settle(&mut known, &desired, at(0));
+    assert_eq!(
+        known.loaded.len(),
+        9,
+        "more than the limit, and all of them wanted"
     );
 }
 
@@ -287,7 +334,7 @@ fn take(
 ) -> bool {
     let now = at(world.now);
     known.aim(desired, now);
-    let Some(step) = known.next(desired, DRAIN, now).step else {
+    let Some(step) = known.next(desired, LIMITS, now).step else {
         return false;
     };
     match &step {
@@ -371,7 +418,7 @@ proptest! {
                     let now = at(world.now);
                     let desired = desired(&tasks);
                     known.aim(&desired, now);
-                    if let Some(step) = known.next(&desired, DRAIN, now).step {
+                    if let Some(step) = known.next(&desired, LIMITS, now).step {
                         known.failed(&step, "no".to_owned(), None, now, 0.7);
                     }
                 }
