@@ -1,5 +1,6 @@
 //! Memory of the daemon: idle, and at most while adapters of 500 MB go all the way through upload,
-//! merge, publication and fetch. Disk in use at the end. Wake-ups while idle.
+//! merge, publication and fetch, for an operator that averages and for the one that packs. Disk in
+//! use at the end. Wake-ups while idle.
 
 use std::time::Duration;
 
@@ -14,6 +15,12 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// Measures and prints.
 pub async fn run() {
+    for operator in [v1::Operator::Exact, v1::Operator::Progressive] {
+        measure(operator).await;
+    }
+}
+
+async fn measure(operator: v1::Operator) {
     let directory = scratch();
     let (daemon, client) = Daemon::start(directory.path()).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -26,10 +33,10 @@ pub async fn run() {
         "llama-8b",
         LLAMA_8B.config(),
         1,
-        v1::Operator::Exact,
+        operator,
     )
     .await;
-    println!("\nmemory of the daemon, Llama-3.1-8B, all linear modules, r = {RANK}, F16, exact");
+    println!("\nmemory of the daemon, Llama-3.1-8B, all linear modules, r = {RANK}, F16, {operator:?}");
     println!("  idle                        {idle:7.1} MiB, {wakeups:.2} wake-ups a second");
     for round in 0..2 {
         let source = directory.path().join("adapter");
@@ -59,7 +66,14 @@ pub async fn run() {
             into: directory.path().join("fetched"),
             replace: true,
         };
-        client.fetch_slot(&fetch).await.unwrap();
+        if operator == v1::Operator::Progressive {
+            client
+                .fetch_task(&fetch, &format!("task-{round}"))
+                .await
+                .unwrap();
+        } else {
+            client.fetch_slot(&fetch).await.unwrap();
+        }
         let fetched = daemon.memory("VmHWM") - idle;
         println!(
             "  adapter {round} of {:.0} MB: above idle {uploaded:.1} MiB in upload, {merged:.1} in merge, \
