@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kmerge_client::Error;
 use kmerge_proto::limits::MAX_CONFIG_BYTES;
@@ -55,6 +55,31 @@ pub(crate) fn create(path: &Path) -> Result<File, Failure> {
 
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
     fs::write(path, content).map_err(failed("write", path))
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(failed("read", path))
+}
+
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::copy(from, to).map_err(failed("copy", from))?;
+    Ok(())
+}
+
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::rename(from, to).map_err(failed("rename a directory to", to))
+}
+
+/// What is in a directory, in order of name.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = || failed("list", directory);
+    let mut paths = fs::read_dir(directory)
+        .map_err(failed())?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed())?;
+    paths.sort();
+    Ok(paths)
 }
 
 /// The last lines of a text file, at most `count`; nothing if it cannot be read.

@@ -15,6 +15,7 @@
 //! Results go to stdout and everything else to stderr. A command returns a value; only [`main`]
 //! ends the process.
 
+mod bake;
 mod cli;
 mod commands;
 mod context;

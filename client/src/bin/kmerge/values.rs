@@ -148,12 +148,15 @@ pub(crate) enum ExportFormat {
     Gguf,
     /// A directory that mlx-lm loads as it is
     Mlx,
+    /// The whole model, with the adapter worked into a copy of --base-weights
+    Model,
 }
 
 impl From<ExportFormat> for v1::AdapterFormat {
     fn from(format: ExportFormat) -> Self {
         match format {
-            ExportFormat::Peft => Self::Peft,
+            // The model is made here, from what PEFT would get.
+            ExportFormat::Peft | ExportFormat::Model => Self::Peft,
             ExportFormat::Gguf => Self::Gguf,
             ExportFormat::Mlx => Self::Mlx,
         }
