@@ -28,15 +28,10 @@ async fn measure(operator: v1::Operator) {
     let before = daemon.wakeups();
     tokio::time::sleep(IDLE).await;
     let wakeups = (daemon.wakeups() - before) as f64 / IDLE.as_secs_f64();
-    register(
-        &client,
-        "llama-8b",
-        LLAMA_8B.config(),
-        1,
-        operator,
-    )
-    .await;
-    println!("\nmemory of the daemon, Llama-3.1-8B, all linear modules, r = {RANK}, F16, {operator:?}");
+    register(&client, "llama-8b", LLAMA_8B.config(), 1, operator).await;
+    println!(
+        "\nmemory of the daemon, Llama-3.1-8B, all linear modules, r = {RANK}, F16, {operator:?}"
+    );
     println!("  idle                        {idle:7.1} MiB, {wakeups:.2} wake-ups a second");
     for round in 0..2 {
         let source = directory.path().join("adapter");

@@ -80,6 +80,25 @@ fn the_environment_wins_over_the_file_and_the_flag_over_both() {
 }
 
 #[test]
+fn exported_formats_are_a_list_in_which_peft_goes_without_saying() {
+    let formats = |text: &str| load(&[("KMERGE_EXPORTS__FORMATS", text)]);
+    assert_eq!(load(&[]).unwrap().exports, []);
+    assert_eq!(formats("").unwrap().exports, []);
+    assert_eq!(formats("mlx, peft,mlx").unwrap().exports, [Foreign::Mlx]);
+    assert_eq!(
+        formats("mlx,gguf").unwrap().exports,
+        [Foreign::Gguf, Foreign::Mlx]
+    );
+    let error = formats("gguf,onnx").unwrap_err();
+    assert_eq!(error.problems.len(), 1);
+    let problem = &error.problems[0];
+    assert!(
+        problem.contains("a list of \"peft\", \"gguf\", \"mlx\""),
+        "{problem}"
+    );
+}
+
+#[test]
 fn all_problems_are_reported_at_once() {
     let error = load(&[
         ("KMERGE_UPLOADS__QUEUE", "0"),
