@@ -295,8 +295,10 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn get_status(&self) -> Result<v1::GetStatusResponse, Error> {
-        let mut admin = AdminServiceClient::new(self.channel.clone());
-        let answer = admin.get_status(bounded(v1::GetStatusRequest {})).await;
+        let answer = self
+            .admin()
+            .get_status(bounded(v1::GetStatusRequest {}))
+            .await;
         self.read(answer)
     }
 
@@ -326,6 +328,10 @@ impl Client {
         AdapterServiceClient::new(self.channel.clone())
             .max_decoding_message_size(ANSWER_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
     pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {

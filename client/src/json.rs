@@ -47,9 +47,9 @@ macro_rules! described {
 }
 
 described! {
-    Adapter BaseModel Change Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity
+    Adapter BaseModel Change Damage Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity
     GetStatusResponse Job JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse
-    Runtime RuntimeAdapter RuntimeSummary RuntimeTrouble Slot SlotChange SlotSimilarity
+    Runtime RuntimeAdapter RuntimeSummary RuntimeTrouble Slot Scrubbed SlotChange SlotSimilarity
     UploadAdapterResponse WatchSlotsResponse
 }
 

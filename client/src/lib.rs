@@ -37,6 +37,7 @@ mod files;
 mod hex;
 pub mod json;
 pub mod retry;
+mod scrub;
 pub mod socket;
 pub mod upkeep;
 pub mod upload;

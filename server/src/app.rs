@@ -29,6 +29,7 @@ use crate::packs::Packs;
 use crate::progress::ProgressBoard;
 use crate::runtimes::Runtimes;
 use crate::runtimes::source::Source;
+use crate::scrub::Scrubber;
 use crate::served::Served;
 use crate::serving::Serving;
 use crate::shutdown::{self, Stop, StopReason};
@@ -124,6 +125,14 @@ impl App {
             tools: tools.clone(),
             pool: Arc::clone(&pool),
         };
+        let scrubber = Scrubber {
+            reader: reader.clone(),
+            view: view.clone(),
+            packs: tools.packs.clone(),
+            stop: stop.clone(),
+            tracker: tracker.clone(),
+            last: Arc::default(),
+        };
         let served = Served::new(reader.clone(), tools.packs, pool, config.served);
         let source = Source {
             view: view.clone(),
@@ -135,6 +144,7 @@ impl App {
         let rooms = Rooms {
             uploads,
             upkeep,
+            scrubber,
             base_models: BaseModels {
                 owner: owner.clone(),
                 defaults: config.merge.clone(),
@@ -180,6 +190,7 @@ impl App {
         let socket = listener::listen(&config.listen)?;
         let acceptor = Acceptor::new(socket.listener, config.listen.allowed_uids.clone());
         let owner = rooms.owner.clone();
+        tracker.spawn(rooms.scrubber.clone().keep(config.scrub));
         let (routes, health) = grpc::routes(rooms, &config.listen).await?;
         tracker.spawn(shutdown::watch_signals(stop.clone()));
         tracker.spawn(service_manager::watchdog(owner.clone(), stop.clone()));

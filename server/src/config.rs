@@ -31,6 +31,15 @@ pub const MAX_SLOTS: u64 = 128;
 /// The largest upload that can be configured, in bytes.
 const MAX_UPLOAD_BYTES: u64 = 64 << 30;
 
+/// When everything that is kept is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scrub {
+    /// The time between two scrubs; none: only when asked.
+    pub every: Option<Duration>,
+    /// How fast, at most.
+    pub bytes_per_second: u64,
+}
+
 /// What kmerged runs with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -53,6 +62,8 @@ pub struct Config {
     pub grace: Duration,
     /// `[serving]`: room for adapters that are made on demand.
     pub served: Room,
+    /// `[scrub]`
+    pub scrub: Scrub,
     /// `[[runtime]]`: who is told of new generations.
     pub runtimes: Vec<RuntimeConfig>,
     /// `[log]`
@@ -204,6 +215,7 @@ impl Config {
                 bytes: keys.bytes("serving.cache_bytes", 0..=1 << 50),
                 grace: keys.seconds("serving.cache_seconds", 0..=7 * 24 * 3600),
             },
+            scrub: scrub(&mut keys),
             runtimes: runtimes::runtimes(&mut keys),
             log: Log {
                 level: keys.text("log.level"),
@@ -293,6 +305,17 @@ fn workers(keys: &mut Keys) -> Workers {
             threads
         },
         jobs: keys.count("workers.jobs", 1..=64),
+    }
+}
+
+fn scrub(keys: &mut Keys) -> Scrub {
+    let hours = keys.count("scrub.every_hours", 0..=24 * 365);
+    let seconds = u64::try_from(hours)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(3600);
+    Scrub {
+        every: (hours > 0).then(|| Duration::from_secs(seconds)),
+        bytes_per_second: keys.bytes("scrub.bytes_per_second", 1 << 16..=1 << 40),
     }
 }
 

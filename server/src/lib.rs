@@ -40,6 +40,7 @@ pub mod paths;
 pub mod progress;
 pub mod runtimes;
 pub mod schedule;
+pub mod scrub;
 pub mod served;
 pub mod service_manager;
 pub mod serving;

@@ -4,11 +4,11 @@
 //! What holds: a head belongs to the digest that it is kept under, and files never change, so a head
 //! is never stale; heads that no current generation has are forgotten at the next commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kmerge_merge::progressive::{Fidelity, PackedSlot};
-use kmerge_storage::{Catalog, Digest, GenerationRecord, Reader};
+use kmerge_storage::{Catalog, Digest, GenerationRecord, ReadError, Reader};
 
 use crate::error::ServerError;
 use crate::facts;
@@ -18,7 +18,14 @@ use crate::tensors::FileSource;
 #[derive(Debug, Clone)]
 pub struct Packs {
     reader: Reader,
-    heads: Arc<Mutex<HashMap<Digest, Arc<PackedSlot>>>>,
+    heads: Arc<Mutex<Heads>>,
+}
+
+#[derive(Debug, Default)]
+struct Heads {
+    known: HashMap<Digest, Arc<PackedSlot>>,
+    /// Files that were found to be other than they were written.
+    distrusted: HashSet<Digest>,
 }
 
 /// A packed slot, opened.
@@ -50,22 +57,31 @@ impl Packs {
         if !is_packed(generation)? {
             return Ok(None);
         }
-        if let Some(head) = self.heads().get(&generation.digest) {
+        if let Some(head) = self.heads().known.get(&generation.digest) {
             return Ok(Some(Arc::clone(head)));
         }
         self.open(generation).map(|open| Some(open.packed))
     }
 
-    /// Opens the file of a packed generation.
+    /// Opens the file of a packed generation. The first time all of it is read and compared with its
+    /// digest: a layer that is damaged decodes to an adapter like any other.
     ///
     /// # Errors
     /// If it cannot be read or is damaged.
     pub fn open(&self, generation: &GenerationRecord) -> Result<OpenPack, ServerError> {
         let source = FileSource(self.reader.tensor(generation)?);
-        let known = self.heads().get(&generation.digest).cloned();
+        let digest = generation.digest;
+        let known = {
+            let heads = self.heads();
+            if heads.distrusted.contains(&digest) {
+                return Err(ReadError::TensorAltered { digest }.into());
+            }
+            heads.known.get(&digest).cloned()
+        };
         let packed = match known {
             Some(head) => head,
             None => {
+                self.reader.verify(generation, u64::MAX, &mut |_| true)?;
                 let head = Arc::new(PackedSlot::read(&source)?);
                 self.insert(generation.digest, Arc::clone(&head));
                 head
@@ -76,7 +92,14 @@ impl Packs {
 
     /// Keeps the head of a file that has just been written.
     pub fn insert(&self, digest: Digest, head: Arc<PackedSlot>) {
-        self.heads().insert(digest, head);
+        self.heads().known.insert(digest, head);
+    }
+
+    /// Decodes nothing more of a file that is not what was written.
+    pub fn distrust(&self, digest: Digest) {
+        let mut heads = self.heads();
+        heads.known.remove(&digest);
+        heads.distrusted.insert(digest);
     }
 
     /// Forgets what no current generation has.
@@ -87,11 +110,13 @@ impl Packs {
                 .values()
                 .flat_map(|base| base.slots.values())
         };
-        self.heads()
-            .retain(|digest, _| slots().any(|slot| slot.current().digest == *digest));
+        let mut heads = self.heads();
+        let is_current = |digest: &Digest| slots().any(|slot| slot.current().digest == *digest);
+        heads.known.retain(|digest, _| is_current(digest));
+        heads.distrusted.retain(is_current);
     }
 
-    fn heads(&self) -> MutexGuard<'_, HashMap<Digest, Arc<PackedSlot>>> {
+    fn heads(&self) -> MutexGuard<'_, Heads> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

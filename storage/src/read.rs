@@ -73,19 +73,7 @@ impl Reader {
         &self,
         generation: &GenerationRecord,
     ) -> Result<Vec<PlacedMember>, ReadError> {
-        let GenerationRecord {
-            base_model, slot, ..
-        } = generation;
-        let layout = &self.shared.layout;
-        let path = layout.manifest(base_model, *slot, generation.generation);
-        let manifest = sealed::unseal::<Manifest>(&durable::read(&path)?)
-            .ok()
-            .filter(|manifest| manifest.revision == generation.revision)
-            .ok_or_else(|| FileError {
-                verb: "understand",
-                path,
-                source: std::io::ErrorKind::InvalidData.into(),
-            })?;
+        let manifest = self.manifest(generation)?;
         let entries = &manifest.members;
         let members: Vec<MemberRecord> = entries.iter().map(MemberEntry::member).collect();
         let weights = final_weights(members.iter());
@@ -137,6 +125,49 @@ impl Reader {
     /// If they are not there, damaged, the state can only be read, or the disk refuses.
     pub fn tensor_again(&self, generation: &GenerationRecord) -> Result<StoredTensor, ReadError> {
         StoredTensor::existing(&self.shared, generation.digest, generation.bytes)
+    }
+
+    /// Reads a generation's tensor file and manifest again and compares them with what was written.
+    /// After each `piece` bytes, and at their end, `go_on` is told how many were read; if it says no,
+    /// that is the end of it.
+    ///
+    /// # Errors
+    /// If either is not there or not what it was, the disk refuses, or `go_on` said no.
+    pub fn verify(
+        &self,
+        generation: &GenerationRecord,
+        piece: u64,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), ReadError> {
+        let file = self.tensor(generation)?;
+        let digest = generation.digest;
+        let found = file
+            .digest_while(piece, go_on)
+            .map_err(|source| FileError {
+                verb: "read",
+                path: self.shared.layout.tensor(&digest),
+                source,
+            })?;
+        if found != digest {
+            return Err(ReadError::TensorAltered { digest });
+        }
+        self.manifest(generation).map(drop)
+    }
+
+    /// The manifest of a generation.
+    fn manifest(&self, generation: &GenerationRecord) -> Result<Manifest, ReadError> {
+        let GenerationRecord {
+            base_model, slot, ..
+        } = generation;
+        let layout = &self.shared.layout;
+        let path = layout.manifest(base_model, *slot, generation.generation);
+        let manifest = sealed::unseal::<Manifest>(&durable::read(&path)?)
+            .ok()
+            .filter(|manifest| manifest.revision == generation.revision);
+        manifest.ok_or(ReadError::ManifestAltered {
+            slot: *slot,
+            generation: generation.generation,
+        })
     }
 
     /// Opens a tensor file that waits for its commit.

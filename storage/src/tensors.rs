@@ -70,15 +70,31 @@ impl TensorFile {
 
     /// The digest of all its bytes.
     pub(crate) fn digest(&self) -> io::Result<Digest> {
+        self.digest_while(u64::MAX, &mut |_| true)
+    }
+
+    /// The digest of all its bytes. After each `piece` bytes, and at the end, `go_on` is told how many were read; if it
+    /// says no, that ends with [`io::ErrorKind::Interrupted`].
+    pub(crate) fn digest_while(
+        &self,
+        piece: u64,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> io::Result<Digest> {
         let mut hasher = Hasher::default();
         let mut buffer = vec![0; BUFFER];
-        let mut offset = 0;
+        let (mut offset, mut told) = (0, 0);
         while offset < self.length {
             let left = usize::try_from(self.length - offset).unwrap_or(BUFFER);
             let part = &mut buffer[..left.min(BUFFER)];
             self.read_exact_at(part, offset)?;
             hasher.update(part);
             offset += part.len() as u64;
+            if offset - told >= piece || offset == self.length {
+                told = offset;
+                if !go_on(offset) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+            }
         }
         Ok(hasher.finish())
     }

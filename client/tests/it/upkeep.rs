@@ -91,3 +91,11 @@ async fn the_end_is_waited_for_and_told() {
     assert_eq!(document["kind"], "forget");
     assert_eq!(document["change"]["forgotten_tasks"][0], "mail");
 }
+
+#[tokio::test]
+async fn a_scrub_that_is_cut_off_has_found_nothing() {
+    let fake = Fake::start(furnished()).await;
+    let (code, stdout, _) = run(&fake.socket(), &["scrub"]);
+    assert_ne!(code, 0);
+    assert_eq!(stdout, "");
+}

@@ -7,8 +7,10 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::runtimes::summary;
+use super::watch::{self, Streaming};
 use crate::error::ServerError;
 use crate::runtimes::board::Board;
+use crate::scrub::Scrubber;
 use crate::serving::Serving;
 use crate::shutdown::Stop;
 use crate::status_report::{self, About};
@@ -20,6 +22,8 @@ pub(super) struct Admin {
     pub(super) about: Arc<About>,
     /// What is known of runtimes.
     pub(super) board: Board,
+    /// Reads everything again.
+    pub(super) scrubber: Scrubber,
     /// What is there.
     pub(super) serving: Serving,
     /// Whether kmerged stops, and why.
@@ -39,6 +43,20 @@ impl v1::admin_service_server::AdminService for Admin {
         let mut status = convert::status(&self.about, report);
         let states = self.board.states();
         status.runtimes = states.values().map(|state| summary(state)).collect();
+        status.last_scrub = self.scrubber.last().map(convert::scrubbed);
         Ok(Response::new(status))
+    }
+
+    type ScrubStream = Streaming<v1::ScrubResponse>;
+
+    async fn scrub(
+        &self,
+        request: Request<v1::ScrubRequest>,
+    ) -> Result<Response<Self::ScrubStream>, Status> {
+        let rate = request.into_inner().bytes_per_second;
+        let states = self.scrubber.start((rate > 0).then_some(rate));
+        Ok(watch::respond(states, |state| v1::ScrubResponse {
+            scrubbed: Some(convert::scrubbed(state)),
+        }))
     }
 }

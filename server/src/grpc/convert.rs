@@ -24,6 +24,7 @@ use crate::clock::timestamp;
 use crate::error::ServerError;
 use crate::facts::{self, CostFacts, DecisionFacts, saturate};
 use crate::progress::Stage;
+use crate::scrub::{Damage, Scrubbed};
 use crate::serving::{JobView, Resolved, Serving, SlotEvent, SlotView, TaskView, WeightedMember};
 use crate::status_report::{About, StatusReport};
 use crate::uploads::Announced;
@@ -523,6 +524,7 @@ pub(super) fn status(about: &About, report: StatusReport) -> v1::GetStatusRespon
         recovery: Some(recovery(&about.recovery)),
         resident_bytes: report.resident_bytes,
         accepts_writes: report.accepts_writes,
+        last_scrub: None,
         state: report.state,
         // Whoever knows the runtimes adds them.
         runtimes: Vec::new(),
@@ -556,5 +558,24 @@ fn recovery(report: &RecoveryReport) -> v1::RecoveryReport {
         uploads_swept: report.uploads_swept,
         orphans_removed: report.orphans_removed,
         notes: report.notes.clone(),
+    }
+}
+
+/// How far a scrub is.
+pub(super) fn scrubbed(state: Scrubbed) -> v1::Scrubbed {
+    let damage = |damage: Damage| v1::Damage {
+        base_model: damage.generation.base_model.to_string(),
+        slot: damage.generation.slot.0,
+        generation: damage.generation.generation.0,
+        current: damage.is_current,
+        what: damage.what,
+    };
+    v1::Scrubbed {
+        generations_checked: state.generations.0,
+        generations: state.generations.1,
+        bytes_checked: state.bytes.0,
+        bytes: state.bytes.1,
+        damaged: state.damaged.into_iter().map(damage).collect(),
+        end_time: state.ended.map(timestamp),
     }
 }

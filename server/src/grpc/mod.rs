@@ -32,6 +32,7 @@ use crate::config::Listen;
 use crate::maintenance::Upkeep;
 use crate::owner::Owner;
 use crate::runtimes::board::Board;
+use crate::scrub::Scrubber;
 use crate::serving::Serving;
 use crate::shutdown::Stop;
 use crate::status_report::About;
@@ -62,6 +63,8 @@ pub struct Rooms {
     pub upkeep: Upkeep,
     /// Base models.
     pub base_models: BaseModels,
+    /// Reads everything again.
+    pub scrubber: Scrubber,
     /// Reads.
     pub serving: Serving,
     /// Streams.
@@ -119,6 +122,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
         uploads,
         upkeep,
         base_models,
+        scrubber,
         serving,
         watching,
         board,
@@ -153,6 +157,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
         serving: serving.clone(),
     };
     let admin = admin::Admin {
+        scrubber,
         about,
         board,
         serving,

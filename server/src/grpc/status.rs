@@ -420,6 +420,7 @@ fn read(error: &ReadError) -> Row {
         ReadError::TensorMissing { .. }
         | ReadError::TensorLength { .. }
         | ReadError::TensorAltered { .. }
+        | ReadError::ManifestAltered { .. }
         | ReadError::StagedMissing { .. }
         | ReadError::StagedDamaged { .. }
         | ReadError::ExportMissing { .. } => row(Code::DataLoss, error.reason(), Detail::None),

@@ -29,6 +29,16 @@ pub enum ReadError {
         /// Its digest as it should be.
         digest: Digest,
     },
+    /// The manifest of a generation is not what was written.
+    #[error(
+        "the manifest of generation {generation} of slot {slot} is damaged; a restart writes it again"
+    )]
+    ManifestAltered {
+        /// The slot.
+        slot: SlotIndex,
+        /// The generation.
+        generation: Generation,
+    },
     /// The job has no staged files: it has ended, or never was.
     #[error("job {job} has no staged files")]
     StagedMissing {
@@ -68,6 +78,7 @@ impl ReadError {
         match self {
             Self::TensorMissing { .. } => "TENSOR_MISSING",
             Self::TensorLength { .. } | Self::TensorAltered { .. } => "TENSOR_DAMAGED",
+            Self::ManifestAltered { .. } => "MANIFEST_DAMAGED",
             Self::StagedMissing { .. } => "STAGED_MISSING",
             Self::StagedDamaged { .. } => "STAGED_DAMAGED",
             Self::ExportMissing { .. } => "EXPORT_MISSING",

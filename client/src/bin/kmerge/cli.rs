@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{base, demo, jobs, pull, push, runtimes, shell, slots, tasks, upkeep, watch};
+use crate::commands::{
+    base, demo, jobs, pull, push, runtimes, scrub, shell, slots, tasks, upkeep, watch,
+};
 #[cfg(feature = "score")]
 use crate::commands::{replay, score};
 use crate::output::{ColorWish, Format};
@@ -121,6 +123,8 @@ pub(crate) enum Command {
     /// Show how the daemon is
     #[command(after_help = "EXAMPLES:\n  kmerge status\n  kmerge status --json | jq .disk.free")]
     Status,
+    /// Read everything again that is kept, and say what is damaged
+    Scrub(scrub::Scrub),
     /// Check the daemon and what is around it, and say what to do
     #[command(
         after_help = "EXAMPLES:\n  kmerge doctor\n  kmerge --socket /run/kmerge/kmerged.sock doctor"

@@ -11,6 +11,7 @@ pub(crate) mod replay;
 pub(crate) mod runtimes;
 #[cfg(feature = "score")]
 pub(crate) mod score;
+pub(crate) mod scrub;
 pub(crate) mod shell;
 pub(crate) mod slots;
 pub(crate) mod status;
@@ -60,6 +61,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<Exit, Failure> 
         Command::Unpin(pin) => pin.run(context, false).await,
         Command::Runtimes(runtimes) => runtimes.run(context).await,
         Command::Status => status::run(context).await,
+        Command::Scrub(scrub) => scrub.run(context).await,
         Command::Doctor => doctor::run(context).await,
         #[cfg(feature = "score")]
         Command::Score(score) => score.run(context).await,

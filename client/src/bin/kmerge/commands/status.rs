@@ -50,6 +50,13 @@ fn view(status: &v1::GetStatusResponse, now: SystemTime) -> String {
         .maybe("memory", memory)
         .maybe("disk", status.disk.as_ref().map(disk))
         .maybe("runtimes", views::runtime_summaries(&status.runtimes))
+        .maybe(
+            "scrubbed",
+            status
+                .last_scrub
+                .as_ref()
+                .map(|last| super::scrub::summary(last, now)),
+        )
         .maybe("recovery", status.recovery.as_ref().map(recovery))
         .render()
 }

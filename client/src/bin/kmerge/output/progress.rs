@@ -27,6 +27,23 @@ impl Bar {
         bar
     }
 
+    /// A bar for bytes of which it is not known yet how many there are.
+    pub(crate) fn bytes(output: &Output, doing: &str) -> Self {
+        let bar = Self::new(
+            output,
+            0,
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
+        );
+        bar.0.set_message(doing.to_owned());
+        bar
+    }
+
+    /// So many of so many are done.
+    pub(crate) fn reached(&self, done: u64, all: u64) {
+        self.0.set_length(all);
+        self.0.set_position(done);
+    }
+
     /// A bar for a job's percent.
     pub(crate) fn job(output: &Output) -> Self {
         Self::new(output, 100, "{spinner} {msg:32} {wide_bar} {pos:>3} %")

@@ -1,0 +1,128 @@
+//! `kmerge scrub`: have everything read again that is kept.
+
+use std::time::SystemTime;
+
+use clap::Args;
+use kmerge_client::{json, v1};
+use owo_colors::OwoColorize as _;
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::progress::Bar;
+use crate::output::table::{Column, Table};
+use crate::output::text;
+use crate::values;
+
+/// Arguments of `scrub`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Scrub {
+    /// At most this fast, as 16MiB a second [default: as fast as the disk is]
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    rate: Option<u64>,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  kmerge scrub
+  kmerge scrub --rate 16MiB --json | jq '.damaged[]'
+
+Every generation's tensors and manifest are compared with what was written. If anything is damaged
+the exit code is 1. kmerged does the same by itself now and then: see [scrub] in its configuration.";
+
+impl Scrub {
+    pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        let client = context.client().await?;
+        let bar = Bar::bytes(&context.output, "reading");
+        let scrubbed = client
+            .scrub(self.rate.unwrap_or(0), |state| {
+                bar.reached(state.bytes_checked, state.bytes);
+            })
+            .await;
+        bar.finish();
+        let scrubbed = scrubbed?;
+        context
+            .output
+            .document(&json::message(&scrubbed), || view(&scrubbed))?;
+        if scrubbed.damaged.is_empty() {
+            return Ok(Exit::Done);
+        }
+        context.output.note(
+            "next: kmerge rollback SLOT to an earlier generation that is whole, or kmerge forget and push again",
+        );
+        Ok(Exit::Refused)
+    }
+}
+
+/// What was found.
+fn view(scrubbed: &v1::Scrubbed) -> String {
+    let read = format!(
+        "{} of {}",
+        text::bytes(scrubbed.bytes),
+        text::count(scrubbed.generations.into(), "generation"),
+    );
+    if scrubbed.damaged.is_empty() {
+        return format!("{read}: {}", "nothing is damaged".green());
+    }
+    let mut table = Table::new(&[
+        Column::Left("BASE"),
+        Column::Right("SLOT"),
+        Column::Right("GENERATION"),
+        Column::Left("DAMAGE"),
+    ]);
+    for damage in &scrubbed.damaged {
+        let mark = if damage.current { "" } else { " (superseded)" };
+        table.row([
+            damage.base_model.clone(),
+            damage.slot.bold().to_string(),
+            format!("{}{mark}", damage.generation),
+            damage.what.clone(),
+        ]);
+    }
+    let count = u64::try_from(scrubbed.damaged.len()).unwrap_or(u64::MAX);
+    let said = format!("{} damaged", text::count(count, "generation"));
+    format!("{read}: {}\n{}", said.red(), table.render())
+}
+
+/// The last scrub, for the status.
+pub(super) fn summary(scrubbed: &v1::Scrubbed, now: SystemTime) -> String {
+    let when = text::ago(scrubbed.end_time.as_ref(), now);
+    match scrubbed.damaged.len() {
+        0 => format!("{when}, nothing damaged"),
+        damaged => format!("{when}, {damaged} damaged: see kmerge scrub")
+            .red()
+            .to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_is_listed() {
+        let damage = |generation, current| v1::Damage {
+            base_model: "smollm2".into(),
+            slot: 1,
+            generation,
+            current,
+            what: "the bytes of tensor file ab are not those that were written".into(),
+        };
+        let mut scrubbed = v1::Scrubbed {
+            generations_checked: 3,
+            generations: 3,
+            bytes_checked: 3 << 20,
+            bytes: 3 << 20,
+            damaged: Vec::new(),
+            end_time: None,
+        };
+        let plain =
+            |scrubbed: &v1::Scrubbed| anstream::adapter::strip_str(&view(scrubbed)).to_string();
+        assert_eq!(
+            plain(&scrubbed),
+            "3.0 MiB of 3 generations: nothing is damaged"
+        );
+        scrubbed.damaged = vec![damage(4, true), damage(3, false)];
+        insta::assert_snapshot!(plain(&scrubbed));
+    }
+}

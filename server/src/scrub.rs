@@ -1,0 +1,215 @@
+//! Reads everything again that is kept, and compares it with what was written: slowly by itself, so
+//! that a bit that has fallen over is found while it can still be made good, and at once when asked.
+//!
+//! Owned by nobody in particular: it only reads. What it finds damaged is not decoded any more, and
+//! is told to whoever asks; what to do about it is for people, since only they know whether there is a
+//! copy.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kmerge_storage::{Catalog, GenerationRecord, ReadError, Reader, UnixMillis};
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::clock;
+use crate::config;
+use crate::error::ServerError;
+use crate::grpc::status;
+use crate::packs::Packs;
+use crate::shutdown::Stop;
+
+/// What was found to be other than it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The generation that it belongs to.
+    pub generation: GenerationRecord,
+    /// What is wrong, without paths.
+    pub what: String,
+    /// Whether the slot still is at this generation.
+    pub is_current: bool,
+}
+
+/// How far a scrub is; the last one of a scrub is its result.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scrubbed {
+    /// Generations looked at, and all there are.
+    pub generations: (u32, u32),
+    /// Bytes read, and all there are.
+    pub bytes: (u64, u64),
+    /// What was found.
+    pub damaged: Vec<Damage>,
+    /// When it ended; none while it runs.
+    pub ended: Option<UnixMillis>,
+}
+
+/// Scrubs.
+#[derive(Debug, Clone)]
+pub struct Scrubber {
+    /// Reads.
+    pub reader: Reader,
+    /// The catalog as it is now.
+    pub view: watch::Receiver<Arc<Catalog>>,
+    /// Whose heads are not to be trusted when their files are not.
+    pub packs: Packs,
+    /// Ends it.
+    pub stop: Stop,
+    /// Keeps a stop waiting until the last file is let go.
+    pub tracker: TaskTracker,
+    /// The result of the last whole scrub.
+    pub last: Arc<Mutex<Option<Scrubbed>>>,
+}
+
+/// Bytes that are read between two looks at the clock.
+const LOOK: u64 = 1 << 20;
+/// The longest sleep in one piece.
+const PIECE: Duration = Duration::from_millis(200);
+
+impl Scrubber {
+    /// What the last whole scrub of this process has found.
+    pub fn last(&self) -> Option<Scrubbed> {
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Scrubs at `rate` bytes a second, or as fast as the disk is; tells how far it is. Ends early
+    /// when nobody listens any more.
+    pub fn start(&self, rate: Option<u64>) -> Receiver<Result<Scrubbed, ServerError>> {
+        let (sender, receiver) = channel(1);
+        let (scrubber, token) = (self.clone(), self.tracker.token());
+        tokio::task::spawn_blocking(move || {
+            let _token = token;
+            let mut told = Instant::now();
+            let done = scrubber.scrub(rate, &mut |so_far| {
+                // A slow reader is told less often, and never waited for.
+                if told.elapsed() >= Duration::from_millis(100) {
+                    told = Instant::now();
+                    let _ = sender.try_send(Ok(so_far.clone()));
+                }
+                !sender.is_closed()
+            });
+            if let Some(done) = done {
+                let _ = sender.blocking_send(Ok(done));
+            } else if scrubber.stop.reason().is_some() {
+                let _ = sender.blocking_send(Err(ServerError::Stopping));
+            }
+        });
+        receiver
+    }
+
+    /// Scrubs now and then, until the stop.
+    pub async fn keep(self, when: config::Scrub) {
+        let Some(every) = when.every else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = self.stop.requested() => return,
+            }
+            let mut events = self.start(Some(when.bytes_per_second));
+            while events.recv().await.is_some() {}
+        }
+    }
+
+    /// The result; `None` if it was cut short.
+    fn scrub(
+        &self,
+        rate: Option<u64>,
+        go_on: &mut dyn FnMut(&Scrubbed) -> bool,
+    ) -> Option<Scrubbed> {
+        let catalog = Arc::clone(&self.view.borrow());
+        let all: Vec<_> = catalog.generations().cloned().collect();
+        let mut so_far = Scrubbed {
+            generations: (0, u32::try_from(all.len()).unwrap_or(u32::MAX)),
+            bytes: (0, all.iter().map(|record| record.bytes).sum()),
+            ..Scrubbed::default()
+        };
+        let started = Instant::now();
+        for record in all {
+            let before = so_far.bytes.0;
+            let mut cut_short = false;
+            let verified = self.reader.verify(&record, LOOK, &mut |read| {
+                so_far.bytes.0 = before + read;
+                loop {
+                    cut_short = self.stop.reason().is_some() || !go_on(&so_far);
+                    let ahead = ahead(started.elapsed(), so_far.bytes.0, rate);
+                    if cut_short || ahead.is_zero() {
+                        return !cut_short;
+                    }
+                    // In short pieces, so that a stop need not wait for a long one.
+                    std::thread::sleep(ahead.min(PIECE));
+                }
+            });
+            if cut_short {
+                return None;
+            }
+            if let Err(error) = verified
+                && self.is_there(&record)
+            {
+                so_far.damaged.push(self.damage(&record, error));
+            }
+            so_far.bytes.0 = before + record.bytes;
+            so_far.generations.0 += 1;
+        }
+        so_far.ended = Some(clock::now());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(so_far.clone());
+        tracing::info!(
+            generations = so_far.generations.0,
+            bytes = so_far.bytes.0,
+            damaged = so_far.damaged.len(),
+            "scrubbed"
+        );
+        Some(so_far)
+    }
+
+    /// Whether a generation is still kept: the grace of an older one may have ended meanwhile.
+    fn is_there(&self, record: &GenerationRecord) -> bool {
+        let catalog = self.view.borrow();
+        let found = catalog.generation(&record.base_model, record.slot, record.generation);
+        found.is_some()
+    }
+
+    fn damage(&self, record: &GenerationRecord, error: ReadError) -> Damage {
+        self.packs.distrust(record.digest);
+        let what = status::message(&ServerError::Read(error));
+        tracing::error!(
+            base_model = %record.base_model,
+            slot = %record.slot,
+            generation = %record.generation,
+            what,
+            "damaged"
+        );
+        Damage {
+            generation: record.clone(),
+            what,
+            is_current: record.superseded.is_none(),
+        }
+    }
+}
+
+/// How much sooner than at `rate` bytes a second `read` bytes were read.
+fn ahead(elapsed: Duration, read: u64, rate: Option<u64>) -> Duration {
+    let Some(rate) = rate.filter(|&rate| rate > 0) else {
+        return Duration::ZERO;
+    };
+    Duration::from_millis(read.saturating_mul(1000) / rate).saturating_sub(elapsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_kept_on_average() {
+        let after = |millis, read, rate| ahead(Duration::from_millis(millis), read, rate);
+        assert_eq!(after(0, 500, Some(1000)), Duration::from_millis(500));
+        assert_eq!(after(400, 500, Some(1000)), Duration::from_millis(100));
+        assert_eq!(after(900, 500, Some(1000)), Duration::ZERO);
+        assert_eq!(after(0, u64::MAX, None), Duration::ZERO);
+        assert!(after(0, u64::MAX, Some(1)) > Duration::from_secs(1 << 40));
+    }
+}
