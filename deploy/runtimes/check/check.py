@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -117,7 +118,11 @@ def exports(kmerge, options, tasks, base: Path, work: Path):
         found[task] = {f: work / "out" / task / f for f in ("peft", "gguf", "mlx")}
         for form, out in found[task].items():
             kmerge("pull", task, "--base", BASE, "--as", form, "--out", out, "--force")
-    return found
+    # The whole model, once: it is large.
+    whole = work / "model"
+    shutil.rmtree(whole, ignore_errors=True)
+    kmerge("pull", tasks[0], "--base", BASE, "--as", "model", "--base-weights", base, "--out", whole)
+    return found, whole
 
 
 # The three runtimes.
@@ -136,27 +141,25 @@ class Reference:
 
     def with_adapter(self, name, prompts):
         self.model.set_adapter(name)
-        return self.answers(prompts)
+        return greedy(self.model, prompts, self.stop)
 
     def without(self, prompts):
         with self.model.disable_adapter():
-            return self.answers(prompts)
+            return greedy(self.model, prompts, self.stop)
 
-    @torch.no_grad()
-    def answers(self, prompts):
-        # All at once, shorter ones filled up on the left, where the mask leaves them out.
-        longest = max(map(len, prompts))
-        filled = [[self.stop] * (longest - len(prompt)) + prompt for prompt in prompts]
-        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        out = self.model.generate(
-            input_ids=torch.tensor(filled), attention_mask=torch.tensor(mask), do_sample=False,
-            max_new_tokens=TOKENS, eos_token_id=self.stop, pad_token_id=self.stop,
-        )
-        return [self.until_stop(row[longest:].tolist()) for row in out]
 
-    def until_stop(self, answer):
-        end = answer.index(self.stop) + 1 if self.stop in answer else len(answer)
-        return answer[:end]
+@torch.no_grad()
+def greedy(model, prompts, stop):
+    # All at once, shorter ones filled up on the left, where the mask leaves them out.
+    longest = max(map(len, prompts))
+    filled = [[stop] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    out = model.generate(
+        input_ids=torch.tensor(filled), attention_mask=torch.tensor(mask), do_sample=False,
+        max_new_tokens=TOKENS, eos_token_id=stop, pad_token_id=stop,
+    )
+    answers = (row[longest:].tolist() for row in out)
+    return [a[: a.index(stop) + 1] if stop in a else a for a in answers]
 
 
 def ask(command, model, adapter, prompts, stop):
@@ -187,7 +190,7 @@ def main():
     tasks = [t for t in available if (options.tasks / f"{t}.jsonl").exists()][: options.count]
     assert len(tasks) >= 4, f"adapters and prompts for four tasks are needed, found {tasks}"
     with tempfile.TemporaryDirectory(prefix="kmc-") as room, daemon(options.bin, Path(room)) as kmerge:
-        found = exports(kmerge, options, tasks, folder, work)
+        found, whole = exports(kmerge, options, tasks, folder, work)
     runtimes = {}
     if options.node:
         runtimes["gguf"] = (plain, ["node", HERE / "llama.mjs", options.node])
@@ -214,6 +217,10 @@ def main():
             failures.append((task, name))
 
     print(f"{'task':16} {'export':20} {'as the reference':>16} {'as the base':>12}   of {PROMPTS}")
+    model = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32).eval()
+    answers = greedy(model, known[tasks[0]][0], stop)
+    row(tasks[0], "model", answers, lambda same, base: same == PROMPTS and base < PROMPTS)
+    del model
     for form, (model, command) in runtimes.items():
         bare = ask(command, model, None, known[tasks[0]][0], stop)
         row(tasks[0], f"{form}, no adapter", bare, lambda _, base: base == PROMPTS)
