@@ -194,6 +194,12 @@ impl Desired {
             })
             .collect();
         tasks.sort_by_key(|task| (Reverse(task.job), task.task.clone()));
+        // There are more tasks than slots, and what a slot is takes some reading.
+        let packed: BTreeMap<SlotIndex, bool> = base_model
+            .slots
+            .iter()
+            .map(|(index, slot)| (*index, packs::is_packed(slot.current()).unwrap_or(false)))
+            .collect();
         for task in tasks {
             let Some(slot) = base_model.slots.get(&task.slot) else {
                 continue;
@@ -201,7 +207,7 @@ impl Desired {
             let current = slot.current();
             let pattern = &selection.pattern;
             let alias = pattern.fill(&current.base_model, task.task.as_str(), current.slot);
-            let (name, of) = if packs::is_packed(current).unwrap_or(false) {
+            let (name, of) = if packed.get(&task.slot) == Some(&true) {
                 let of = served::Wanted::Task(task.task.clone());
                 (versioned(&alias, current), of)
             } else {
