@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(clippy::disallowed_methods, reason = "the tests read their own files")]
 
+#[path = "formats/kills.rs"]
+mod kills;
 #[path = "formats/models.rs"]
 mod models;
 #[path = "formats/published.rs"]
