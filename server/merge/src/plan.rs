@@ -79,7 +79,7 @@ pub struct Plan {
     /// Norms of the slots that came without usable ones, worth keeping with those slots.
     pub norms: Vec<(u32, ModuleNorms)>,
     /// m̄ of the file to be written, where the operator makes slots shrink: the weighted mean of the
-    /// norms of its members, worth keeping with the slot ([`History::member_norms`]).
+    /// norms of its members, worth keeping with the slot (`History::member_norms`).
     pub member_norms: Option<ModuleNorms>,
     /// How close pairs of slots are, where that was measured: worth keeping as long as neither
     /// changes ([`History::linkages`]).
