@@ -8,8 +8,8 @@ use super::scale::{self, SMALLEST};
 use super::spectrum::Component;
 use super::vector::{Chances, Vector};
 
-/// Modules join a segment until it has this many entries in one direction of all its modules:
-/// enough for chances to be learnt, little enough for many threads.
+/// The most entries in one direction of all modules of a segment, unless one module alone has more:
+/// enough for chances to be learnt, little enough for many threads and little memory in each.
 const ENTRIES: usize = 32_768;
 
 /// A served update is never stretched by more than this to make up for directions left out.
@@ -41,12 +41,13 @@ pub(super) fn segments(modules: &[CodedModule]) -> Vec<usize> {
     let mut lengths = Vec::new();
     let (mut length, mut entries) = (0, 0);
     for module in modules {
-        length += 1;
-        entries += module.out_features + module.in_features;
-        if entries >= ENTRIES {
+        let more = module.out_features + module.in_features;
+        if length > 0 && entries + more > ENTRIES {
             lengths.push(length);
             (length, entries) = (0, 0);
         }
+        length += 1;
+        entries += more;
     }
     if length > 0 {
         lengths.push(length);
@@ -317,7 +318,14 @@ mod tests {
             norm: Some(3),
         };
         let lengths = segments(&[module; 100]);
-        assert_eq!(lengths, [29, 29, 29, 13]);
+        assert_eq!(lengths, [28, 28, 28, 16]);
         assert!(segments(&[]).is_empty());
+        // A large module stands alone, however large.
+        let large = |out_features| CodedModule {
+            out_features,
+            ..module
+        };
+        let mixed = [module, large(50_000), large(20_000), large(20_000), module];
+        assert_eq!(segments(&mixed), [1, 1, 1, 2]);
     }
 }

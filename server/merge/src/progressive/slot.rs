@@ -1,7 +1,7 @@
 //! The file of a packed slot: a head that says everything but the layers, then the layers.
 //!
 //! ```text
-//! "KMPROG02"                    magic and version
+//! "KMPROG03"                    magic and version
 //! u32, little-endian            length of the rest of the head
 //! u64, little-endian            budget: bytes that the file may take, for good
 //! table                         the modules' paths and shapes
@@ -19,7 +19,7 @@ use super::segment::{Segment, segments};
 use super::table::Table;
 use crate::{MergeError, TensorSink, TensorSource};
 
-const MAGIC: &[u8; 8] = b"KMPROG02";
+const MAGIC: &[u8; 8] = b"KMPROG03";
 /// Magic and length.
 const PREFIX: u64 = 12;
 /// The budget: of one length whatever it is, so that a slot fits exactly the bytes it asks for.

@@ -124,8 +124,8 @@ proptest! {
         let kept = &file[12..12 + keep.index(head_length(file) - 12)];
         let head = [kept, &random].concat();
         let length = u32::try_from(head.len()).unwrap().to_le_bytes();
-        used(&[b"KMPROG02", &length[..], &head, &vec![0x5a; tail]].concat(), Some(newcomer));
-        used(&[b"KMPROG02", &length[..], &head, &file[head_length(file)..]].concat(), Some(newcomer));
+        used(&[b"KMPROG03", &length[..], &head, &vec![0x5a; tail]].concat(), Some(newcomer));
+        used(&[b"KMPROG03", &length[..], &head, &file[head_length(file)..]].concat(), Some(newcomer));
     }
 }
 
@@ -166,7 +166,7 @@ fn claimed(side: u64, arrived: u64, most: u64, ranks: u64, layer: &[u8]) -> Vec<
     ]
     .concat();
     let length = u32::try_from(head.len()).unwrap().to_le_bytes();
-    [b"KMPROG02", &length[..], &head, layer].concat()
+    [b"KMPROG03", &length[..], &head, layer].concat()
 }
 
 #[test]
