@@ -24,6 +24,8 @@ pub struct Packs {
 #[derive(Debug, Default)]
 struct Heads {
     known: HashMap<Digest, Arc<PackedSlot>>,
+    /// Files of which all bytes were compared with their digest, or written by this process.
+    verified: HashSet<Digest>,
     /// Files that were found to be other than they were written.
     distrusted: HashSet<Digest>,
 }
@@ -60,7 +62,20 @@ impl Packs {
         if let Some(head) = self.heads().known.get(&generation.digest) {
             return Ok(Some(Arc::clone(head)));
         }
-        self.open(generation).map(|open| Some(open.packed))
+        let source = FileSource(self.reader.tensor(generation)?);
+        self.read_head(generation, &source).map(Some)
+    }
+
+    /// The head alone, which figures are told from: no layer is decoded for that.
+    fn read_head(
+        &self,
+        generation: &GenerationRecord,
+        source: &FileSource,
+    ) -> Result<Arc<PackedSlot>, ServerError> {
+        let head = Arc::new(PackedSlot::read(source)?);
+        let known = &mut self.heads().known;
+        known.insert(generation.digest, Arc::clone(&head));
+        Ok(head)
     }
 
     /// Opens the file of a packed generation. The first time all of it is read and compared with its
@@ -71,34 +86,37 @@ impl Packs {
     pub fn open(&self, generation: &GenerationRecord) -> Result<OpenPack, ServerError> {
         let source = FileSource(self.reader.tensor(generation)?);
         let digest = generation.digest;
-        let known = {
+        let (known, is_verified) = {
             let heads = self.heads();
             if heads.distrusted.contains(&digest) {
                 return Err(ReadError::TensorAltered { digest }.into());
             }
-            heads.known.get(&digest).cloned()
+            let known = heads.known.get(&digest).cloned();
+            (known, heads.verified.contains(&digest))
         };
+        if !is_verified {
+            self.reader.verify(generation, u64::MAX, &mut |_| true)?;
+            self.heads().verified.insert(digest);
+        }
         let packed = match known {
             Some(head) => head,
-            None => {
-                self.reader.verify(generation, u64::MAX, &mut |_| true)?;
-                let head = Arc::new(PackedSlot::read(&source)?);
-                self.insert(generation.digest, Arc::clone(&head));
-                head
-            }
+            None => self.read_head(generation, &source)?,
         };
         Ok(OpenPack { packed, source })
     }
 
     /// Keeps the head of a file that has just been written.
     pub fn insert(&self, digest: Digest, head: Arc<PackedSlot>) {
-        self.heads().known.insert(digest, head);
+        let mut heads = self.heads();
+        heads.known.insert(digest, head);
+        heads.verified.insert(digest);
     }
 
     /// Decodes nothing more of a file that is not what was written.
     pub fn distrust(&self, digest: Digest) {
         let mut heads = self.heads();
         heads.known.remove(&digest);
+        heads.verified.remove(&digest);
         heads.distrusted.insert(digest);
     }
 
@@ -113,6 +131,7 @@ impl Packs {
         let mut heads = self.heads();
         let is_current = |digest: &Digest| slots().any(|slot| slot.current().digest == *digest);
         heads.known.retain(|digest, _| is_current(digest));
+        heads.verified.retain(is_current);
         heads.distrusted.retain(is_current);
     }
 

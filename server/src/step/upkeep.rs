@@ -99,10 +99,10 @@ pub(super) fn run(
         Some(policy) => policy.clone(),
         None => facts::policy(&base_model.record)?,
     };
-    let slots = match decided.work.iter().any(Work::is_packed) {
-        true => Some(Slots::open(base_model, tools)?),
-        false => None,
-    };
+    let has_packed = decided.work.iter().any(Work::is_packed);
+    let slots = has_packed
+        .then(|| Slots::open(base_model, tools))
+        .transpose()?;
     // What was current until now goes; what follows is not in the catalog yet.
     tools.packs.retain_current(catalog);
     let mut steps = Vec::with_capacity(decided.work.len());

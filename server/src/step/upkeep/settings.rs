@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kmerge_merge::Policy;
 use kmerge_merge::progressive::{Packing, repack};
-use kmerge_merge::{MergeError, Policy};
 use kmerge_storage::{BaseModelState, SlotIndex};
 use serde::{Deserialize, Serialize};
 
@@ -198,10 +198,4 @@ fn counted(slots: usize) -> String {
 fn worst(packing: &Packing) -> Option<f64> {
     let retentions = packing.costs.iter().map(|cost| cost.after.retention);
     retentions.min_by(f64::total_cmp)
-}
-
-/// What a base model whose slots are averages may not exceed.
-pub(super) fn over_budget(policy: &Policy, needed: u64) -> Option<MergeError> {
-    let allowed = policy.max_bytes?;
-    (needed > allowed).then_some(MergeError::OverBudget { needed, allowed })
 }

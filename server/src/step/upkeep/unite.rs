@@ -12,7 +12,7 @@ use kmerge_storage::{
 };
 
 use super::super::{Report, Tools};
-use super::{Content, Work, settings};
+use super::{Content, Work};
 use crate::error::ServerError;
 use crate::facts::{self, GenerationFacts};
 use crate::progress::Stage;
@@ -73,7 +73,7 @@ pub(super) fn decide(
     let mut gone = Vec::new();
     loop {
         let bytes: u64 = groups.iter().map(|group| group.bytes).sum();
-        let over = settings::over_budget(policy, bytes);
+        let over = over_budget(policy, bytes);
         if groups.len() <= wanted && over.is_none() {
             break;
         }
@@ -123,6 +123,12 @@ fn open<'a>(base_model: &'a BaseModelState, tools: &Tools) -> Result<Vec<Group<'
         })
     });
     groups.collect()
+}
+
+/// Why that many bytes are too many, if they are.
+fn over_budget(policy: &Policy, needed: u64) -> Option<MergeError> {
+    let allowed = policy.max_bytes?;
+    (needed > allowed).then_some(MergeError::OverBudget { needed, allowed })
 }
 
 /// The two that are most alike, the lower number first; pinned slots take and give nothing.
