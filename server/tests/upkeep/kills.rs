@@ -29,16 +29,24 @@ const POINTS: &[(&str, &[u32])] = &[
 /// What an observer can tell apart: the policy, and each slot's number, generation, bytes and tasks.
 type Seen = (v1::MergePolicy, Vec<(u32, u64, String, bool, Vec<String>)>);
 
-/// What is seen now; `None` once the daemon is gone.
+/// What is seen now; `None` once the daemon is gone. It takes two calls, and a job may run on after a
+/// restart, so they are made until nothing has changed between them.
 async fn seen(client: &Client) -> Option<Seen> {
-    let base = here(client.get_base_model(BASE).await)?;
-    let slots = here(client.list_slots(Some(BASE)).await)?;
-    let slots = slots.into_iter().map(|slot| {
-        let tasks = slot.members.into_iter().map(|member| member.task);
-        let tasks = tasks.collect();
-        (slot.slot, slot.generation, slot.sha256, slot.pinned, tasks)
-    });
-    Some((base.policy.unwrap(), slots.collect()))
+    let mut before = None;
+    loop {
+        let base = here(client.get_base_model(BASE).await)?;
+        let slots = here(client.list_slots(Some(BASE)).await)?;
+        let slots = slots.into_iter().map(|slot| {
+            let tasks = slot.members.into_iter().map(|member| member.task);
+            let tasks = tasks.collect();
+            (slot.slot, slot.generation, slot.sha256, slot.pinned, tasks)
+        });
+        let now = Some((base.policy.unwrap(), slots.collect()));
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
 }
 
 /// What a daemon that is there answered; `None` if it has gone.
