@@ -8,8 +8,8 @@ use std::sync::Arc;
 use kmerge_storage::JobId;
 use tokio::sync::watch;
 
-/// What a running job is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a running job is doing, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Comparing the newcomer with the slots.
     Similarity,
@@ -53,7 +53,11 @@ impl ProgressBoard {
             percent: percent(stage, share),
         };
         self.sender.send_if_modified(|running| {
-            let changed = running.get(&job) != Some(&progress);
+            // Threads report in any order; whoever is late has nothing new to say.
+            let known = running.get(&job);
+            let changed = known.is_none_or(|known| {
+                (known.stage, known.percent) < (progress.stage, progress.percent)
+            });
             if changed {
                 Arc::make_mut(running).insert(job, progress);
             }
@@ -121,6 +125,10 @@ mod tests {
         assert!(watcher.has_changed().unwrap());
         watcher.mark_unchanged();
         board.report(JobId(1), Stage::Merge, 0.501);
+        assert!(!watcher.has_changed().unwrap());
+        // Late reports of other threads change nothing.
+        board.report(JobId(1), Stage::Merge, 0.2);
+        board.report(JobId(1), Stage::Similarity, 1.0);
         assert!(!watcher.has_changed().unwrap());
         board.remove(JobId(1));
         assert!(watcher.has_changed().unwrap());
