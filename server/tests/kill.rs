@@ -9,23 +9,22 @@
     reason = "the oracle looks at the state from outside"
 )]
 
-#[path = "support/oracle.rs"]
+#[path = "kill/campaign.rs"]
+mod campaign;
+#[path = "kill/oracle.rs"]
 mod oracle;
+#[path = "kill/random.rs"]
+mod random;
 mod support;
+#[path = "kill/work.rs"]
+mod work;
 
 use std::collections::BTreeSet;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
-use std::sync::Arc;
 use std::time::Duration;
 
-use kmerge_client::{Adapter, Client, Health, v1};
+use campaign::Campaign;
 use kmerge_storage::failpoint;
-use oracle::Oracle;
-use support::adapters::{Files, Tensors, small};
-use support::calls::policy;
-use support::daemon::PATIENCE;
-use support::{Daemon, Setup};
+use work::Work;
 
 /// Each point and the hits at which the daemon is killed, one run after the other on one state
 /// directory: the first on a new one, the later ones on what the kills before have left.
@@ -82,148 +81,10 @@ const ELSEWHERE: [&str; 3] = [
     "commit.settings_durable",
 ];
 
-/// A state directory, what was promised about it, and the runs so far.
-struct Campaign {
-    daemon: Daemon,
-    oracle: Arc<Oracle>,
-    round: u64,
-}
-
-impl Campaign {
-    fn new() -> Self {
-        Self {
-            daemon: Setup::default()
-                .env("KMERGE_SERVING__GRACE_SECONDS", "0")
-                .prepare(),
-            oracle: Arc::default(),
-            round: 0,
-        }
-    }
-
-    /// One run under a plan for the points, and another one that has to keep the promises.
-    async fn killed_by(&mut self, plan: &str) {
-        self.end_at(plan).await;
-        self.keep_promises().await;
-    }
-
-    /// One run under a plan for the points, which has to end at one of them. Says whether it served
-    /// before that.
-    async fn end_at(&mut self, plan: &str) -> bool {
-        self.daemon.env("KMERGE_FAILPOINT", plan);
-        self.daemon.launch();
-        let working = match serving(&mut self.daemon).await {
-            Ok(client) => Some(self.work(client)),
-            // The point lies on the way to serving.
-            Err(_) => None,
-        };
-        let status = self.daemon.wait().await;
-        assert_eq!(status.signal(), Some(9), "{plan} ended with {status}");
-        self.daemon.clear("KMERGE_FAILPOINT");
-        let served = working.is_some();
-        if let Some(working) = working {
-            working.await.unwrap();
-        }
-        served
-    }
-
-    /// One run that is killed when `moment` has passed.
-    async fn killed_after(&mut self, moment: Duration) {
-        self.daemon.launch();
-        self.daemon.ready().await;
-        let working = self.work(self.daemon.client().await);
-        tokio::time::sleep(moment).await;
-        self.daemon.kill();
-        working.await.unwrap();
-        self.keep_promises().await;
-    }
-
-    /// Starts what clients do, and somebody who watches.
-    fn work(&mut self, client: Client) -> tokio::task::JoinHandle<()> {
-        self.round += 1;
-        let (oracle, round) = (Arc::clone(&self.oracle), self.round);
-        tokio::spawn(async move {
-            tokio::join!(oracle.watch(client.clone()), work(&oracle, &client, round));
-        })
-    }
-
-    async fn keep_promises(&mut self) {
-        self.daemon.launch();
-        self.daemon.ready().await;
-        let client = self.daemon.client().await;
-        // A job that is never taken up again must not hold the test up for ever.
-        tokio::time::timeout(PATIENCE, self.oracle.send_again(&client))
-            .await
-            .expect("every job ends");
-        self.oracle.check_served(&client).await;
-        self.daemon.stop().await;
-        self.oracle.check_disk(&self.daemon.state());
-        // Recovery says what it did, and the job that is to fail says so.
-        self.daemon
-            .assert_quiet(&["recovery:", "base_model=narrow"]);
-    }
-}
-
-/// A client once the daemon serves, or how it ended before that.
-async fn serving(daemon: &mut Daemon) -> Result<Client, ExitStatus> {
-    loop {
-        if let Some(status) = daemon.exited() {
-            return Err(status);
-        }
-        if let Ok(client) = Client::connect(&daemon.socket()).await
-            && client.health().await.ok() == Some(Health::Serving)
-        {
-            return Ok(client);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// An adapter whose merge into an F16 slot must fail.
-fn huge(seed: u64) -> Adapter {
-    let mut tensors = Tensors::fitting(2, seed);
-    tensors.first().set(0, 1e6);
-    let Files { config, .. } = small(2, seed);
-    let tensors = tensors.file();
-    Files { config, tensors }.adapter()
-}
-
-/// What clients do in one run: base models, arrivals in parallel, one that cannot be merged, and a
-/// last arrival alone. Ends early when the daemon does.
-async fn work(oracle: &Oracle, client: &Client, round: u64) {
-    let narrow = v1::MergePolicy {
-        dtype: v1::SlotDtype::F16.into(),
-        ..policy(1)
-    };
-    let registered = async {
-        oracle.register(client, "tiny", 2).await?;
-        oracle.register_with(client, "narrow", narrow).await?;
-        oracle.register(client, &format!("base-{round}"), 2).await
-    };
-    if registered.await.is_none() {
-        return;
-    }
-    let arrive = async |number: u64| {
-        let seed = round * 100 + number;
-        let (task, adapter) = (format!("task-{seed}"), small(2, seed).adapter());
-        oracle.push(client, &task, "tiny", adapter, false).await
-    };
-    let fail = async {
-        let task = format!("huge-{round}");
-        oracle
-            .push(client, &task, "narrow", huge(round), true)
-            .await
-    };
-    let ends = tokio::join!(arrive(1), arrive(2), arrive(3), fail);
-    if ends == (Some(()), Some(()), Some(()), Some(())) {
-        // Nothing depends on whether the daemon lives to see it.
-        let _ = arrive(4).await;
-    }
-}
-
 /// Kills at each of the points, each as often as it says.
 async fn kill_at(points: &[(&str, &[u32])]) {
     for (point, hits) in points {
-        let mut campaign = Campaign::new();
+        let mut campaign = Campaign::new(Work::Arrivals);
         for hit in *hits {
             campaign.killed_by(&format!("{point}=kill@{hit}")).await;
         }
@@ -287,7 +148,7 @@ async fn a_kill_during_a_merge_breaks_no_promise() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_kill_at_any_moment_breaks_no_promise() {
-    let mut campaign = Campaign::new();
+    let mut campaign = Campaign::new(Work::Arrivals);
     let mut random = 0x5eed_u64;
     for _ in 0..10 {
         random = random
@@ -301,7 +162,7 @@ async fn a_kill_at_any_moment_breaks_no_promise() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_kill_during_the_recovery_from_a_kill_breaks_no_promise() {
     for (first, second) in RECOVERIES {
-        let mut campaign = Campaign::new();
+        let mut campaign = Campaign::new(Work::Arrivals);
         campaign.end_at(first).await;
         let served = campaign.end_at(second).await;
         assert!(!served, "recovery from {first} did not come to {second}");

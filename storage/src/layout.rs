@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::digest::Digest;
+use crate::durable;
 use crate::ids::{BaseModelName, Generation, JobId, SlotIndex, UnixMillis};
 
 /// The name of a staged or temporary thing that is not whole yet starts with this.
@@ -154,10 +155,36 @@ impl Layout {
         self.quarantine().join(format!("{:013}", now.0))
     }
 
-    /// A path that nobody uses: for something that is not whole yet. A start sweeps them all.
+    /// A path that nobody uses: for something that is not whole yet. A start sweeps them all, but
+    /// only after recovery, which makes some itself and must not stumble over those of a recovery
+    /// that was killed.
     pub(crate) fn temporary(&self, purpose: &str) -> PathBuf {
-        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
-        self.staging()
-            .join(format!("{TEMPORARY}{purpose}-{number}"))
+        loop {
+            let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+            let path = self
+                .staging()
+                .join(format!("{TEMPORARY}{purpose}-{number}"));
+            if !durable::exists(&path) {
+                return path;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_process_left_is_not_used_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path().to_owned());
+        durable::create_directory(&layout.staging()).unwrap();
+        for number in [0, 1, 3] {
+            durable::create(&layout.staging().join(format!("tmp-revisions-{number}"))).unwrap();
+        }
+        let next = || layout.temporary("revisions");
+        assert_eq!(next(), layout.staging().join("tmp-revisions-2"));
+        assert_eq!(next(), layout.staging().join("tmp-revisions-4"));
     }
 }

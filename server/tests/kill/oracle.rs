@@ -2,18 +2,22 @@
 //! to it.
 //!
 //! Owned by the test. What holds: only what a client was told is remembered, so that a promise is
-//! known exactly from the moment on at which somebody could rely on it.
+//! known exactly from the moment on at which somebody could rely on it. The letters in the checks are
+//! those of the invariants in storage's DESIGN.md; (g), that it serves again at all, is checked by
+//! whoever starts the daemon.
+
+mod disk;
+mod leaving;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use kmerge_client::retry::Policy;
 use kmerge_client::{Adapter, Client, Error, Upload, v1};
-use kmerge_storage::Digest;
 
 use crate::support::calls::policy;
 use crate::support::goldens;
+use leaving::{Budget, Leaving};
 
 /// A task of a base model.
 type Task = (String, String);
@@ -32,10 +36,28 @@ struct Sent {
 struct Promises {
     base_models: BTreeMap<String, u32>,
     sent: BTreeMap<Task, Sent>,
+    /// Base models whose slots keep their members apart.
+    packed: BTreeSet<String>,
     /// SHA-256 of each generation that was seen.
     generations: BTreeMap<(String, u32, u64), String>,
+    /// SHA-256 of what tasks of slots that keep them apart were served at each generation.
+    served: BTreeMap<(Task, u64), String>,
     /// Slot and generation of each job that was seen done.
     done: BTreeMap<u64, (u32, u64)>,
+    /// Tasks that were asked to leave.
+    leaving: BTreeMap<Task, Leaving>,
+    /// Bytes of a slot, where they were changed.
+    budgets: BTreeMap<String, Budget>,
+    /// The slots as they were when nothing was left to do.
+    listed: Vec<v1::Slot>,
+}
+
+impl Promises {
+    /// Whether anything else than arrivals has changed the base model's slots.
+    fn is_rearranged(&self, base_model: &str) -> bool {
+        self.budgets.contains_key(base_model)
+            || self.leaving.keys().any(|(base, _)| base == base_model)
+    }
 }
 
 /// What one daemon's clients were told.
@@ -60,6 +82,7 @@ impl Oracle {
         policy: v1::MergePolicy,
     ) -> Option<()> {
         let count = policy.slots.unwrap();
+        let is_packed = policy.operator() == v1::Operator::Progressive;
         let request = v1::RegisterBaseModelRequest {
             name: name.to_owned(),
             config: std::fs::read(goldens().join("base/config.json")).unwrap(),
@@ -67,7 +90,11 @@ impl Oracle {
             served_as: String::new(),
         };
         here(client.register_base_model(request).await)?;
-        self.promises().base_models.insert(name.to_owned(), count);
+        let mut promises = self.promises();
+        promises.base_models.insert(name.to_owned(), count);
+        if is_packed {
+            promises.packed.insert(name.to_owned());
+        }
         Some(())
     }
 
@@ -97,9 +124,23 @@ impl Oracle {
         self.ended(&ended);
         let resolved = client.resolve_task(base_model, task).await;
         if !fails && let Some(found) = here(resolved) {
-            self.saw(base_model, found.slot, found.generation, &found.sha256);
+            if self.promises().packed.contains(base_model) {
+                self.served(&key, &found);
+            } else {
+                self.saw(base_model, found.slot, found.generation, &found.sha256);
+            }
         }
         Some(())
+    }
+
+    /// Remembers what a task was served that its slot keeps apart.
+    fn served(&self, task: &Task, found: &v1::ResolveTaskResponse) {
+        let key = (task.clone(), found.generation);
+        let before = self.promises().served.insert(key, found.sha256.clone());
+        assert!(
+            before.is_none_or(|before| before == found.sha256),
+            "what {task:?} is served has changed: {found:?}"
+        );
     }
 
     fn acknowledged(&self, key: &Task, job: u64) {
@@ -181,6 +222,7 @@ impl Oracle {
             self.acknowledged(&(base_model, task), job);
             self.ended(&client.watch_job(job).ended().await.unwrap());
         }
+        self.leave_again(client).await;
     }
 
     /// Holds what the daemon serves against all promises. Its queue must be empty.
@@ -190,17 +232,20 @@ impl Oracle {
         for slot in &listed {
             self.saw(&slot.base_model, slot.slot, slot.generation, &slot.sha256);
         }
-        let promises = self.promises();
+        let mut promises = self.promises();
+        promises.listed.clone_from(&listed);
         let mut expected = BTreeSet::new();
         for ((base_model, task), sent) in &promises.sent {
             let of_task: Vec<_> = jobs
                 .iter()
                 .filter(|job| job.task == *task && job.base_model == *base_model)
+                .filter(|job| job.kind() == v1::JobKind::Upload)
                 .collect();
             assert_eq!(of_task.len(), 1, "{task} has jobs {of_task:?}");
             assert_eq!(Some(of_task[0].id), sent.job, "{task}");
-            if !sent.fails {
-                expected.insert((base_model.clone(), task.clone()));
+            let key = (base_model.clone(), task.clone());
+            if !sent.fails && !promises.leaving.contains_key(&key) {
+                expected.insert(key);
             }
         }
         let members: Vec<Task> = listed
@@ -214,55 +259,34 @@ impl Oracle {
         assert_eq!(members.len(), expected.len(), "members: {members:?}");
         assert_eq!(members.into_iter().collect::<BTreeSet<_>>(), expected);
         for slot in &listed {
+            if promises.is_rearranged(&slot.base_model) {
+                continue;
+            }
             assert_eq!(
                 usize::try_from(slot.generation).unwrap(),
                 slot.members.len(),
                 "one generation for each member: {slot:?}"
             );
+            if promises.packed.contains(&slot.base_model) {
+                continue;
+            }
             let sum: f64 = slot.members.iter().map(|member| member.weight).sum();
             assert!((sum - 1.0).abs() < 1e-9, "weights of {slot:?}");
         }
         for (base_model, slot, generation) in promises.generations.keys() {
             let now = listed
                 .iter()
-                .find(|now| now.base_model == *base_model && now.slot == *slot)
-                .unwrap_or_else(|| panic!("slot {slot} of {base_model} is gone"));
+                .find(|now| now.base_model == *base_model && now.slot == *slot);
+            let Some(now) = now else {
+                // A slot that its last task has left is free.
+                assert!(
+                    promises.is_rearranged(base_model),
+                    "slot {slot} of {base_model} is gone"
+                );
+                continue;
+            };
             assert!(now.generation >= *generation, "went back: {now:?}");
         }
-    }
-
-    /// Holds the directory of a stopped daemon against all promises.
-    pub(crate) fn check_disk(&self, state: &Path) {
-        let promises = self.promises();
-        let mut newest: BTreeMap<(&str, u32), (u64, &str)> = BTreeMap::new();
-        for ((base_model, slot, generation), sha256) in &promises.generations {
-            // The keys come in order, so the last one is the newest.
-            newest.insert((base_model, *slot), (*generation, sha256));
-        }
-        for ((base_model, slot), (generation, sha256)) in &newest {
-            let exports = state.join(format!("exports/peft/{base_model}/slot-{slot}"));
-            let current = std::fs::read_link(exports.join("current")).unwrap();
-            assert_eq!(current, PathBuf::from(generation.to_string()));
-            assert_eq!(
-                names(&exports),
-                BTreeSet::from(["current".to_owned(), generation.to_string()])
-            );
-            let export = exports.join("current");
-            assert_eq!(
-                names(&export),
-                BTreeSet::from([
-                    "adapter_config.json".to_owned(),
-                    "adapter_model.safetensors".to_owned()
-                ])
-            );
-            assert_eq!(hash(&export.join("adapter_model.safetensors")), *sha256);
-            let manifests = state.join(format!("manifests/{base_model}/{slot}"));
-            let manifest = format!("{generation}.json");
-            assert_eq!(names(&manifests), BTreeSet::from([manifest]));
-        }
-        let live: BTreeSet<String> = newest.values().map(|(_, sha)| (*sha).to_owned()).collect();
-        assert_eq!(tensors(state), live, "tensor files");
-        assert_eq!(names(&state.join("staging")), BTreeSet::new());
     }
 }
 
@@ -282,35 +306,4 @@ fn here<T>(answer: Result<T, Error>) -> Option<T> {
         Err(error) if error.is_transient() => None,
         Err(error) => panic!("{error}: {error:?}"),
     }
-}
-
-/// The names in a directory; none if it is not there.
-pub(crate) fn names(directory: &Path) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten();
-    entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
-}
-
-/// SHA-256 of a file.
-pub(crate) fn hash(path: &Path) -> String {
-    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    Digest::of(&bytes).to_string()
-}
-
-/// The tensor files, each of which must have its hash as its name.
-pub(crate) fn tensors(state: &Path) -> BTreeSet<String> {
-    let tensors = state.join("tensors");
-    let mut found = BTreeSet::new();
-    for part in names(&tensors) {
-        for name in names(&tensors.join(&part)) {
-            assert_eq!(
-                hash(&tensors.join(&part).join(&name)),
-                name,
-                "a tensor file"
-            );
-            found.insert(name);
-        }
-    }
-    found
 }
