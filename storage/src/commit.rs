@@ -171,6 +171,16 @@ impl Committer {
         }
     }
 
+    /// The directory and what belongs to it.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The highest job id and the highest revision that may have been given out.
+    pub(crate) fn ceilings(&self) -> (u64, u64) {
+        (self.job_ids.ceiling(), self.revisions.ceiling())
+    }
+
     fn check_writable(&self) -> Result<(), CommitError> {
         match self.read_only_reason() {
             Some(why) => Err(CommitError::ReadOnly {

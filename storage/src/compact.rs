@@ -158,51 +158,55 @@ fn needed(catalog: &Catalog) -> u64 {
 /// All records of a catalog.
 fn whole(catalog: &Catalog) -> Batch {
     let mut batch = Batch::default();
-    let mut put = |record: &Stored| {
+    records(catalog, &mut |record| {
         let value = record
             .value()
             .expect("what is in the catalog has fitted it before");
         batch.put(record.key(), value);
-    };
+    });
+    batch
+}
+
+/// Shows every record of a catalog.
+pub(crate) fn records(catalog: &Catalog, show: &mut dyn FnMut(&Stored)) {
     for (name, base_model) in &catalog.base_models {
-        put(&Stored::BaseModel(BaseModelHead::new(
+        show(&Stored::BaseModel(BaseModelHead::new(
             &base_model.record,
             base_model.settings_change,
         )));
-        config_pieces(&base_model.record).for_each(|piece| put(&piece));
+        config_pieces(&base_model.record).for_each(|piece| show(&piece));
         for slot in base_model.emptied.values() {
-            put(&Stored::Emptied(slot.record.clone()));
+            show(&Stored::Emptied(slot.record.clone()));
             for record in slot.generations.values() {
-                put(&Stored::Generation((**record).clone()));
+                show(&Stored::Generation((**record).clone()));
             }
         }
         for (&index, slot) in &base_model.slots {
             for record in slot.generations.values() {
-                put(&Stored::Generation((**record).clone()));
+                show(&Stored::Generation((**record).clone()));
             }
             for (member, place) in slot.members.iter().zip(0..) {
                 let task = base_model.tasks.get(&member.task);
                 let task = task.expect("a member and its task come and go together");
                 let entry = MemberEntry::new(member, task);
-                put(&Stored::Member(name.clone(), index, place, entry));
+                show(&Stored::Member(name.clone(), index, place, entry));
             }
         }
     }
     for job in catalog.jobs.values() {
-        put(&Stored::Job(JobRecord {
+        show(&Stored::Job(JobRecord {
             result: None,
             ..(**job).clone()
         }));
         if let Some(result) = &job.result {
-            put(&Stored::JobResult(job.id, result.clone()));
+            show(&Stored::JobResult(job.id, result.clone()));
         }
     }
     for event in &catalog.events {
-        put(&Stored::Event((**event).clone()));
+        show(&Stored::Event((**event).clone()));
     }
     let Catalog {
         revision, last_job, ..
     } = *catalog;
-    put(&Stored::Position(Position { revision, last_job }));
-    batch
+    show(&Stored::Position(Position { revision, last_job }));
 }

@@ -61,6 +61,11 @@ impl Counter {
         Self { path, ceiling }
     }
 
+    /// Nothing above this was given out.
+    pub(crate) fn ceiling(&self) -> u64 {
+        self.ceiling
+    }
+
     /// Makes sure that `number` may be given out.
     pub(crate) fn reserve(
         &mut self,

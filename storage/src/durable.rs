@@ -93,6 +93,17 @@ pub(crate) fn create_root(path: &Path) -> Result<()> {
         .explain("create", path)
 }
 
+/// The same path from the root on, with links resolved where it is there already.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(path) => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::path::absolute(path).explain("find", path)
+        }
+        Err(error) => Err(error).explain("find", path),
+    }
+}
+
 /// Opens a file, or a directory, for reading.
 pub(crate) fn open(path: &Path) -> Result<File> {
     OpenOptions::new()

@@ -4,6 +4,7 @@
 //! the cause is in `source`, not in the message. Whoever handles an error logs it; nothing here
 //! does.
 
+mod backup;
 mod commit;
 mod ingest;
 mod read;
@@ -11,6 +12,7 @@ mod read;
 use std::io;
 use std::path::PathBuf;
 
+pub use backup::{BackupError, RestoreError};
 pub use commit::{CommitDefect, CommitError, Existing};
 pub use ingest::IngestError;
 pub use read::{ExportError, ReadError};

@@ -16,6 +16,7 @@
 //! happened is returned), and no wire format is spoken. `DESIGN.md` beside this crate says what
 //! lies where, in which order it is written, and how it is recovered.
 
+mod backup;
 mod base_model_file;
 mod catalog;
 #[cfg(test)]
@@ -44,6 +45,7 @@ mod open;
 mod read;
 mod records;
 mod recovery;
+mod restore;
 mod sealed;
 mod shared;
 mod staging;
@@ -52,6 +54,7 @@ mod tensors;
 mod transaction;
 mod usage;
 
+pub use backup::{Backup, BackupContents, Snapshot, Written};
 pub use catalog::{BaseModelState, Catalog, EmptiedSlot, SlotState};
 pub use commit::{
     Collected, Commit, Committer, Enqueued, MembersChange, NewMember, NextGeneration, PlacedMember,
@@ -60,8 +63,8 @@ pub use commit::{
 pub use derived::{Derived, DerivedLimit, DerivedName, DerivedWriter};
 pub use digest::{Digest, DigestError};
 pub use error::{
-    CatalogError, CommitDefect, CommitError, Existing, ExportError, FileError, IngestError,
-    OpenError, ReadError, RecordTooLarge,
+    BackupError, CatalogError, CommitDefect, CommitError, Existing, ExportError, FileError,
+    IngestError, OpenError, ReadError, RecordTooLarge, RestoreError,
 };
 pub use exports::{ExportWriter, ExportedFile};
 pub use held::Holdings;
@@ -76,5 +79,6 @@ pub use records::{
     BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobKind,
     JobRecord, JobState, MemberRecord, SettingsChange, TaskRecord, UploadFacts,
 };
+pub use restore::{RestoreOptions, restore, verify_backup};
 pub use tensors::{StoredTensor, TensorFile, TensorWriter};
 pub use usage::DiskUsage;

@@ -61,7 +61,8 @@ struct Parts {
     results: BTreeMap<crate::ids::JobId, String>,
 }
 
-fn assemble(records: Vec<Stored>) -> Result<Catalog, &'static str> {
+/// The catalog that records make together; what is wrong with them, in words, if they make none.
+pub(crate) fn assemble(records: Vec<Stored>) -> Result<Catalog, &'static str> {
     let mut catalog = Catalog::default();
     let mut parts = Parts::default();
     let mut generations = Vec::new();

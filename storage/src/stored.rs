@@ -126,6 +126,22 @@ mod kind {
     pub(super) const JOB_RESULT: u8 = 7;
     pub(super) const EVENT: u8 = 8;
     pub(super) const EMPTIED: u8 = 9;
+
+    /// The kind of the record under a key.
+    pub(super) fn of_key(key: &str) -> Option<u8> {
+        Some(match key.split('/').next()? {
+            super::key::POSITION => POSITION,
+            "base-model" => BASE_MODEL,
+            "base-model-config" => BASE_MODEL_CONFIG,
+            "generation" => GENERATION,
+            "emptied" => EMPTIED,
+            "member" => MEMBER,
+            "job" => JOB,
+            "job-result" => JOB_RESULT,
+            "event" => EVENT,
+            _ => return None,
+        })
+    }
 }
 
 /// The records of a base model's configuration.
@@ -210,6 +226,48 @@ impl Stored {
         Self::decode_whole(key, kind, payload)
             .filter(|record| record.key() == key)
             .ok_or(SealError::Damaged)
+    }
+
+    /// The record as a line of JSON, for a backup: its key, and its value as JSON or as a text. There
+    /// is none for a piece of a configuration, which need not be a text.
+    pub(crate) fn line(&self) -> String {
+        let payload = self.payload();
+        let value = match self {
+            Self::JobResult(_, text) => serde_json::to_string(text),
+            Self::BaseModelConfig(_, _, piece) => serde_json::to_string(piece),
+            Self::Position(_)
+            | Self::BaseModel(_)
+            | Self::Generation(_)
+            | Self::Emptied(_)
+            | Self::Member(..)
+            | Self::Job(_)
+            | Self::Event(_) => Ok(String::from_utf8_lossy(&payload).into_owned()),
+        };
+        let value = value.expect("texts and numbers can be written as JSON");
+        let key = self.key();
+        format!("{{\"key\":\"{key}\",\"value\":{value}}}")
+    }
+
+    /// The record in a line.
+    pub(crate) fn from_line(line: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Line<'a> {
+            key: &'a str,
+            #[serde(borrow)]
+            value: &'a serde_json::value::RawValue,
+        }
+        let Line { key, value } = serde_json::from_str(line).ok()?;
+        let kind = kind::of_key(key)?;
+        let text: String;
+        let payload = match kind {
+            kind::BASE_MODEL_CONFIG => return None,
+            kind::JOB_RESULT => {
+                text = serde_json::from_str(value.get()).ok()?;
+                text.as_bytes()
+            }
+            _ => value.get().as_bytes(),
+        };
+        Self::decode_whole(key, kind, payload).filter(|record| record.key() == key)
     }
 
     fn decode_whole(key: &str, kind: u8, payload: &[u8]) -> Option<Self> {
