@@ -102,6 +102,10 @@ impl CatalogStore for SledStore {
         })
     }
 
+    fn make_room(&mut self, bytes: u64) -> Result<(), FileError> {
+        durable::set_aside_behind(&self.path, bytes)
+    }
+
     fn apply(&mut self, batch: &Batch) -> Result<(), CatalogError> {
         let mut changes = sled::Batch::default();
         for (key, value) in batch.changes() {
@@ -127,6 +131,8 @@ impl CatalogStore for SledStore {
         self.flush()?;
         self.drop_database()?;
         wait_until_released(&self.log, &self.path)?;
+        // What was set aside behind the end goes back.
+        durable::shorten(&self.path, durable::length(&self.log, &self.path)?)?;
         self.sync()
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::CatalogError;
+use crate::error::{CatalogError, FileError};
 
 /// Receives the pairs of a scan.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
@@ -17,6 +17,13 @@ pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
 pub(crate) trait CatalogStore: Send + fmt::Debug {
     /// Shows every pair, in the order of the keys.
     fn scan(&self, visit: &mut Visit<'_>) -> Result<(), CatalogError>;
+
+    /// Sees to it that `bytes` more can be written, so that no change meets a full disk half-way.
+    /// Nothing is changed.
+    fn make_room(&mut self, bytes: u64) -> Result<(), FileError> {
+        let _ = bytes;
+        Ok(())
+    }
 
     /// Applies a batch as one: after a crash all of it is there or nothing. It is not durable yet.
     fn apply(&mut self, batch: &Batch) -> Result<(), CatalogError>;
@@ -77,6 +84,14 @@ impl Batch {
     /// Whether there is nothing to change.
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// How many bytes the database may write for it: the records, their share of the pages that are
+    /// written again after every ten changes, and segments that are begun. Rather too many.
+    pub(crate) fn room(&self) -> u64 {
+        const SEGMENTS: u64 = 1024 * 1024;
+        const RECORD: u64 = 4 * 1024;
+        SEGMENTS + RECORD * self.changes.len() as u64
     }
 
     /// The changes by key; no value means removal.

@@ -136,7 +136,7 @@ impl Committer {
         let event = Event::BaseModelRegistered {
             base_model: record.name.clone(),
         };
-        let prepared = self.prepare(transaction, event, None)?;
+        let prepared = self.prepare(transaction, event, None, Room::Free)?;
         // 1.
         let file = BaseModelFile {
             record: BaseModelRecord::clone(&record),
@@ -242,12 +242,44 @@ impl Committer {
         transaction: Transaction,
         event: Event,
         just_finished: Option<JobId>,
+        room: Room,
     ) -> Result<Prepared, CommitError> {
         let (next, batch) = transaction.finish(event, just_finished, self.retention)?;
+        self.make_room(&batch, room)?;
         let temporary = self.shared.layout.temporary("revisions");
         self.revisions
             .reserve(&self.shared.disk, temporary, next.revision.0)?;
         Ok(Prepared { next, batch })
+    }
+
+    /// Sees to it that a change does not meet a full disk half-way: a database that has met one is
+    /// given up until the next start.
+    fn make_room(&mut self, batch: &Batch, room: Room) -> Result<(), CommitError> {
+        let store = self
+            .store
+            .as_mut()
+            .expect("without it the state is read-only, and so checked");
+        let bytes = batch.room();
+        let Room::Reserve(files) = room else {
+            return Ok(store.make_room(bytes)?);
+        };
+        let reserve = &self.shared.reserve;
+        reserve.lend(files)?;
+        match store.make_room(bytes) {
+            Err(error) if error.is_disk_full() => {
+                // As much again as it takes, since it asks for some more than it needs.
+                reserve.lend(files + 2 * bytes)?;
+                Ok(store.make_room(bytes)?)
+            }
+            made => Ok(made?),
+        }
+    }
+
+    /// Takes room for what must work on a full disk, if some was given up and there is room again.
+    /// Gives whether there is as much of it as there can be.
+    pub fn replenish_reserve(&self) -> bool {
+        // What cannot be had now may be had later.
+        self.shared.reserve.replenish().unwrap_or(false)
     }
 
     /// Writes a change and shows it.
@@ -280,6 +312,23 @@ impl Committer {
         self.catalog = Arc::new(next);
         Ok(())
     }
+}
+
+/// Where the room for a change may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// What is free. For what is new.
+    Free,
+    /// The reserve as well, with so many bytes for files beside the catalog. For what lets others
+    /// go, and for the ends of what was begun.
+    Reserve(u64),
+}
+
+impl Room {
+    /// For changes of the catalog alone, and of its counters.
+    const CATALOG: Self = Self::Reserve(64 * 1024);
+    /// For a job's header, and for manifests of common sizes.
+    const FILES: Self = Self::Reserve(512 * 1024);
 }
 
 /// A change that nothing but the disk can refuse any more.

@@ -22,6 +22,9 @@ use crate::usage;
 /// after each leave the database half as large as one big batch does.
 pub(crate) const WHOLE_BATCH: usize = 100;
 
+/// What must be free beside what a new database takes, in bytes.
+const ROOM_BESIDE: u64 = 4 * 1024 * 1024;
+
 /// What a task, a job and an event take in a database that was just written, in bytes, measured.
 const TASK_BYTES: usize = 780;
 const JOB_BYTES: usize = 1900;
@@ -52,10 +55,15 @@ impl Compactor {
     /// Whether the database has grown too far beyond what `catalog` needs.
     pub(crate) fn is_due(&self, shared: &Shared, catalog: &Catalog) -> bool {
         // A size that cannot be found out is no reason to do anything.
-        let size = usage::allotted(&shared.layout.catalog()).unwrap_or(0);
+        let size = usage::length(&shared.layout.catalog()).unwrap_or(0);
         let grown = self.last_size.saturating_add(self.last_size / 4);
         let needed = needed(catalog).max(grown).max(self.floor_bytes);
-        self.is_possible && size > needed
+        // Both databases are there for a while, and one that meets a full disk is given up.
+        let has_room = || {
+            let free = durable::free_space(shared.layout.root()).unwrap_or(0);
+            free > size.saturating_add(ROOM_BESIDE)
+        };
+        self.is_possible && size > needed && has_room()
     }
 
     /// Writes the database again and gives the one that is in place then: the new one, or the old
@@ -106,8 +114,15 @@ impl Compactor {
         failpoint::hit("compact.exchanged");
         // 4.
         let store = self.opener.open(&path)?;
-        self.last_size = usage::allotted(&path)?;
+        self.last_size = usage::length(&path)?;
         Ok(store)
+    }
+
+    /// What a new database of `catalog` takes, with a margin.
+    fn room(&self, catalog: &Catalog) -> u64 {
+        needed(catalog)
+            .max(self.floor_bytes)
+            .saturating_add(ROOM_BESIDE)
     }
 
     fn write(
@@ -118,7 +133,12 @@ impl Compactor {
     ) -> Result<(), CatalogError> {
         durable::create_directory(temporary)?;
         let mut store = self.opener.open(temporary)?;
-        for batch in whole(catalog).split(WHOLE_BATCH) {
+        let batches = whole(catalog).split(WHOLE_BATCH);
+        if let Err(error) = store.make_room(self.room(catalog)) {
+            store.close()?;
+            return Err(error.into());
+        }
+        for batch in batches {
             store.apply(&batch)?;
             store.flush()?;
         }

@@ -279,10 +279,95 @@ pub(crate) fn list(path: &Path) -> Result<Vec<Entry>> {
     Ok(found)
 }
 
+/// What a file system has room for, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Space {
+    /// What it still has for us.
+    pub(crate) free: u64,
+    /// All of it.
+    pub(crate) total: u64,
+}
+
+/// The room on the file system of `path`.
+pub(crate) fn space(path: &Path) -> Result<Space> {
+    let stat = rustix::fs::statvfs(path).explain("look at the file system of", path)?;
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
 /// How much the file system of `path` still has for us, in bytes.
 pub(crate) fn free_space(path: &Path) -> Result<u64> {
-    let stat = rustix::fs::statvfs(path).explain("look at the file system of", path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    space(path).map(|space| space.free)
+}
+
+/// Makes a file of `bytes` whose blocks are set aside, or makes it larger. Gives whether the file
+/// system knows how to do that; whatever it has done then, the file holds nothing.
+pub(crate) fn set_aside(path: &Path, bytes: u64) -> Result<bool> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .custom_flags(no_follow())
+        .open(path)
+        .explain("open", path)?;
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(true),
+        Err(error) if is_unknown(error) => Ok(false),
+        Err(error) => Err(error).explain("set room aside in", path),
+    }
+}
+
+/// Sets blocks aside behind the end of a file, so that so many more bytes can be written to it
+/// whatever happens to the disk; its length stays. Where the file system cannot do that, nothing
+/// happens.
+#[cfg(target_os = "linux")]
+pub(crate) fn set_aside_behind(path: &Path, bytes: u64) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    /// The unit in which the system counts blocks.
+    const BLOCK: u64 = 512;
+    let metadata = metadata(path)?;
+    let length = metadata.len();
+    if metadata.blocks() * BLOCK >= length + bytes {
+        return Ok(());
+    }
+    // Some more, so that it need not be done each time.
+    let bytes = bytes + (bytes / 2).min(1 << 18);
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(no_follow())
+        .open(path)
+        .explain("open", path)?;
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, length, bytes) {
+        Ok(()) => Ok(()),
+        Err(error) if is_unknown(error) => Ok(()),
+        Err(error) => Err(error).explain("set room aside in", path),
+    }
+}
+
+/// Elsewhere the system has no way to do that.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn set_aside_behind(_: &Path, _: u64) -> Result<()> {
+    Ok(())
+}
+
+/// Whether a file system does not know how to set blocks aside.
+fn is_unknown(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    error == Errno::OPNOTSUPP || error == Errno::NOSYS || error == Errno::INVAL
+}
+
+/// Cuts a file to `bytes` and gives the rest of its blocks back.
+pub(crate) fn shorten(path: &Path, bytes: u64) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(no_follow())
+        .open(path)
+        .and_then(|file| file.set_len(bytes))
+        .explain("shorten", path)
 }
 
 /// The operations that reach the medium. They share the health of the state.

@@ -6,6 +6,7 @@
 //! ```text
 //! LOCK                                            held by the one process that may be here
 //! job-ids, revisions                              the highest numbers that may have been given out
+//! reserve                                         room that is given up when the disk is full
 //! catalog/                                        the database
 //! base-models/<name>.json                         what was registered, whole
 //! manifests/<base model>/<slot>/<generation>.json what the catalog knows of a generation
@@ -60,6 +61,11 @@ impl Layout {
 
     pub(crate) fn revisions(&self) -> PathBuf {
         self.root.join("revisions")
+    }
+
+    /// The file whose blocks are given up when the disk is full.
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
 
     pub(crate) fn catalog(&self) -> PathBuf {

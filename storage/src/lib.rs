@@ -45,6 +45,7 @@ mod open;
 mod read;
 mod records;
 mod recovery;
+mod reserve;
 mod restore;
 mod sealed;
 mod shared;

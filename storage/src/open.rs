@@ -18,8 +18,12 @@ use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::read::Reader;
 use crate::recovery;
+use crate::reserve::Reserve;
 use crate::shared::Shared;
 use crate::tensors::Leases;
+
+/// The room that a start needs, in bytes: what the database rewrites at most, and small files.
+const START_ROOM: u64 = 2 * 1024 * 1024;
 
 /// How a state directory is opened.
 #[derive(Debug, Clone)]
@@ -35,6 +39,9 @@ pub struct Options {
     pub catalog_floor_bytes: u64,
     /// How many set-aside catalogs and files are kept.
     pub quarantines_kept: usize,
+    /// How many bytes are kept back for what must work on a full disk; at most a thirty-second of
+    /// the file system.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Options {
@@ -45,6 +52,7 @@ impl Default for Options {
             events_kept: 256,
             catalog_floor_bytes: 4 * 1024 * 1024,
             quarantines_kept: 2,
+            reserve_bytes: 0,
         }
     }
 }
@@ -108,6 +116,9 @@ pub(crate) fn open_with(
     durable::create_root(directory)?;
     let layout = Layout::new(directory.to_owned());
     let lock = Lock::take(&layout, now)?;
+    // Whatever the disk is like, a start needs some room.
+    let reserve = Reserve::find(&layout, options.reserve_bytes)?;
+    reserve.lend(START_ROOM)?;
     // A cache of the last run: nobody knows any more what is in it.
     durable::remove_tree(&layout.derived())?;
     for path in [
@@ -127,6 +138,7 @@ pub(crate) fn open_with(
         leases: Leases::default(),
         exports: Mutex::default(),
         derived: DerivedBook::default(),
+        reserve,
         _lock: lock,
     });
     let (committer, report) = recovery::recover(&shared, options, now, opener)?;

@@ -195,6 +195,15 @@ impl Reader {
         Ok(durable::free_space(self.shared.layout.root())?)
     }
 
+    /// Sees to it that `room` bytes are free, by giving up as much of the reserve as that takes. For
+    /// what gives room back in the end.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn lend_reserve(&self, room: u64) -> Result<(), ReadError> {
+        Ok(self.shared.reserve.lend(room)?)
+    }
+
     /// The state directory.
     pub fn directory(&self) -> PathBuf {
         self.shared.layout.root().to_owned()

@@ -6,6 +6,7 @@ use crate::derived::DerivedBook;
 use crate::durable::Disk;
 use crate::layout::Layout;
 use crate::lock::Lock;
+use crate::reserve::Reserve;
 use crate::tensors::Leases;
 
 /// The directory, its health and its lock. Given back when the last capability is dropped.
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) exports: Mutex<()>,
     /// The exports that were made on demand.
     pub(crate) derived: DerivedBook,
+    /// Room for what must work on a full disk.
+    pub(crate) reserve: Reserve,
     pub(crate) _lock: Lock,
 }
 

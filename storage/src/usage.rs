@@ -31,7 +31,10 @@ pub struct DiskUsage {
     pub exports: u64,
     /// What recovery has set aside.
     pub quarantine: u64,
-    /// All of the above.
+    /// Room that is kept back for when the disk is full, and for the database behind the end of its
+    /// log. Nothing is in it, so it is not in the total.
+    pub reserve: u64,
+    /// All of the above but the reserve.
     pub total: u64,
     /// What the file system still has for this process.
     pub free: u64,
@@ -61,11 +64,13 @@ pub(crate) fn measure(layout: &Layout, catalog: &Catalog) -> Result<DiskUsage, F
             + walk.below(&layout.derived())?
             + walk.below(&layout.holders())?,
         quarantine: walk.below(&layout.quarantine())?,
+        reserve: walk.below(&layout.reserve())?,
         total: 0,
         free: durable::free_space(layout.root())?,
     };
     // What is left at the top: the lock, the counters, the directory itself.
     usage.manifests += walk.below(layout.root())?;
+    usage.reserve += walk.set_aside;
     usage.total = usage.tensors_live
         + usage.tensors_grace
         + usage.staging
@@ -76,15 +81,26 @@ pub(crate) fn measure(layout: &Layout, catalog: &Catalog) -> Result<DiskUsage, F
     Ok(usage)
 }
 
-/// The bytes that the file system allots to all that is at or below `path`.
-pub(crate) fn allotted(path: &Path) -> Result<u64, FileError> {
-    Walk::default().below(path)
+/// The bytes of all files at or below `path`, without blocks that were set aside behind their ends.
+pub(crate) fn length(path: &Path) -> Result<u64, FileError> {
+    let metadata = match durable::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.is_missing() => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    let entries = durable::list(path)?;
+    entries.iter().map(|entry| length(&entry.path)).sum()
 }
 
 /// Remembers what was counted.
 #[derive(Default)]
 struct Walk {
     seen: BTreeSet<(u64, u64)>,
+    /// What the file system allots to files beyond their ends.
+    set_aside: u64,
 }
 
 impl Walk {
@@ -99,7 +115,14 @@ impl Walk {
         };
         let mut bytes = 0;
         if self.seen.insert((metadata.dev(), metadata.ino())) {
-            bytes += metadata.blocks() * BLOCK;
+            let allotted = metadata.blocks() * BLOCK;
+            let filled = if metadata.is_dir() {
+                allotted
+            } else {
+                metadata.len().next_multiple_of(metadata.blksize().max(1))
+            };
+            bytes += allotted.min(filled);
+            self.set_aside += allotted - allotted.min(filled);
         }
         if metadata.is_dir() {
             for entry in durable::list(path)? {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Committer;
+use super::{Committer, Room};
 use crate::derived;
 use crate::digest::Digest;
 use crate::durable;
@@ -64,7 +64,7 @@ impl Committer {
             }
             let count = u32::try_from(due.len()).unwrap_or(u32::MAX);
             let event = Event::GenerationsRemoved { count };
-            let prepared = self.prepare(transaction, event, None)?;
+            let prepared = self.prepare(transaction, event, None, Room::CATALOG)?;
             self.persist(prepared)?;
             collected.left_behind += self.remove_files(&due);
             collected.removed = due

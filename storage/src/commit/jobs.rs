@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Committer;
+use super::{Committer, Room};
 use crate::durable;
 use crate::error::{CommitDefect, CommitError, Existing, FileError};
 use crate::failpoint;
@@ -138,7 +138,13 @@ impl Committer {
     ) -> Result<Enqueued, CommitError> {
         let mut transaction = self.begin(header.created);
         let job = transaction.put_job(header.job())?;
-        let prepared = self.prepare(transaction, Event::JobEnqueued { job: job.id }, None)?;
+        // Forgetting gives room back, so it may take some.
+        let room = match header.kind {
+            JobKind::Forget { .. } => Room::FILES,
+            JobKind::Upload | JobKind::Rollback { .. } | JobKind::Repack { .. } => Room::Free,
+        };
+        let event = Event::JobEnqueued { job: job.id };
+        let prepared = self.prepare(transaction, event, None, room)?;
 
         // 1.
         let temporary = self.shared.layout.temporary("job-ids");
@@ -224,9 +230,38 @@ impl Committer {
         };
         let mut transaction = self.begin(now);
         let running = transaction.put_job(running)?;
-        let prepared = self.prepare(transaction, Event::JobStarted { job }, None)?;
+        let event = Event::JobStarted { job };
+        let prepared = self.prepare(transaction, event, None, Room::CATALOG)?;
         self.persist(prepared)?;
         Ok(running)
+    }
+
+    /// Puts a running job back into its place in the queue, as if it had not been begun: it met
+    /// something that will pass, as a full disk. Durable on return.
+    ///
+    /// # Errors
+    /// [`CommitError::UnknownJob`], [`CommitError::JobState`] if it is not running, and what any
+    /// write may meet.
+    pub fn requeue_job(
+        &mut self,
+        job: JobId,
+        now: UnixMillis,
+    ) -> Result<Arc<JobRecord>, CommitError> {
+        self.check_writable()?;
+        let record = self.job_in_state(job, JobState::Running)?;
+        let queued = JobRecord {
+            state: JobState::Queued,
+            attempts: record.attempts.saturating_sub(1),
+            started: None,
+            ..JobRecord::clone(record)
+        };
+        let mut transaction = self.begin(now);
+        let queued = transaction.put_job(queued)?;
+        let event = Event::JobEnqueued { job };
+        let prepared = self.prepare(transaction, event, None, Room::CATALOG)?;
+        self.persist(prepared)?;
+        self.remove_returned_tensors();
+        Ok(queued)
     }
 
     /// Ends an unfinished job as failed and drops its files. A sentence that is too long for the
@@ -288,7 +323,8 @@ impl Committer {
             ended: Some(now),
             ..ended
         })?;
-        let prepared = self.prepare(transaction, Event::JobEnded { job, state }, Some(job))?;
+        let event = Event::JobEnded { job, state };
+        let prepared = self.prepare(transaction, event, Some(job), Room::CATALOG)?;
         // 1.
         self.persist(prepared)?;
         // 2. What cannot be removed is swept by the next start.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Committer;
 use super::changes::{
     Commit, MembersChange, NextGeneration, PlacedMember, Rearrangement, SlotOutcome, SlotStep,
 };
+use super::{Committer, Room};
 use crate::base_model_file::BaseModelFile;
 use crate::catalog::Catalog;
 use crate::durable;
@@ -109,7 +109,7 @@ impl Committer {
             job: done.id,
             slots,
         };
-        let prepared = self.prepare(transaction, event, Some(done.id))?;
+        let prepared = self.prepare(transaction, event, Some(done.id), Room::FILES)?;
         failpoint::hit("commit.checked");
         // 2. and 3.
         self.write_manifests(&manifests)?;
