@@ -12,6 +12,7 @@
 
 use std::any::Any;
 use std::fs::{File, TryLockError};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use crate::catalog_store::{Batch, CatalogStore, Visit};
 use crate::durable::{self, Disk};
 use crate::error::{CatalogError, FileError};
+use crate::failpoint;
 
 /// The database's log is written in pieces of this size. A page larger than a quarter of it would
 /// become a file of its own, which sled never makes durable. A page has up to 17 records, so with
@@ -55,7 +57,11 @@ impl SledStore {
         if durable::exists(&log_path) {
             wait_until_released(&durable::open(&log_path)?, &log_path)?;
         }
-        let database = guard("open", || config.open())?;
+        let database = guard("open", &log_path, || {
+            failpoint::operation("database.open")
+                .map_err(sled::Error::Io)
+                .and_then(|()| config.open())
+        })?;
         let log = durable::open(&log_path)?;
         // sled makes files and never waits for their names to be durable.
         disk.sync(&log, &log_path)?;
@@ -76,7 +82,7 @@ impl SledStore {
 
     fn drop_database(&mut self) -> Result<(), CatalogError> {
         let database = self.database.take();
-        guard("close", || {
+        guard("close", &self.path, || {
             drop(database);
             Ok(())
         })
@@ -93,7 +99,7 @@ impl Drop for SledStore {
 
 impl CatalogStore for SledStore {
     fn scan(&self, visit: &mut Visit<'_>) -> Result<(), CatalogError> {
-        guard("read its records", || {
+        guard("read its records", &self.path, || {
             for pair in self.database().iter() {
                 let (key, value) = pair?;
                 visit(&key, &value);
@@ -102,8 +108,8 @@ impl CatalogStore for SledStore {
         })
     }
 
-    fn make_room(&mut self, bytes: u64) -> Result<(), FileError> {
-        durable::set_aside_behind(&self.path, bytes)
+    fn make_room(&mut self, bytes: u64) -> Result<(), CatalogError> {
+        Ok(durable::set_aside_behind(&self.path, bytes)?)
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<(), CatalogError> {
@@ -114,11 +120,18 @@ impl CatalogStore for SledStore {
                 None => changes.remove(key.as_bytes()),
             }
         }
-        guard("apply a change", || self.database().apply_batch(changes))
+        guard("apply a change", &self.path, || {
+            failpoint::operation("database.apply")?;
+            self.database().apply_batch(changes)
+        })
     }
 
     fn flush(&mut self) -> Result<(), CatalogError> {
-        guard("flush a change", || self.database().flush()).map(drop)
+        guard("flush a change", &self.path, || {
+            failpoint::operation("database.flush")?;
+            self.database().flush()
+        })
+        .map(drop)
     }
 
     fn sync(&mut self) -> Result<(), CatalogError> {
@@ -160,21 +173,41 @@ fn wait_until_released(log: &File, path: &Path) -> Result<(), FileError> {
 /// Calls sled and turns its errors and its panics into ours.
 fn guard<T>(
     during: &'static str,
+    log: &Path,
     call: impl FnOnce() -> Result<T, sled::Error>,
 ) -> Result<T, CatalogError> {
     // After a panic the database is given up and never called again, so nothing half-done in it
     // can be observed.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) if tells_of_a_full_disk(&error) => Err(disk_full(log)),
         Ok(Err(error)) => Err(CatalogError::Engine {
             during,
             source: Box::new(error),
         }),
-        Err(panic) => Err(CatalogError::Panicked {
-            during,
-            message: last_words(&*panic),
-        }),
+        Err(panic) => {
+            let message = last_words(&*panic);
+            if message.contains("StorageFull") {
+                return Err(disk_full(log));
+            }
+            Err(CatalogError::Panicked { during, message })
+        }
     }
+}
+
+/// Whether there was no room for what the database had to write. It passes such an error on with
+/// another text, and once with another kind, but always with its name.
+fn tells_of_a_full_disk(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
+        || format!("{error:?}").contains("StorageFull")
+}
+
+fn disk_full(log: &Path) -> CatalogError {
+    CatalogError::File(FileError {
+        verb: "write to",
+        path: log.to_owned(),
+        source: rustix::io::Errno::NOSPC.into(),
+    })
 }
 
 fn last_words(panic: &(dyn Any + Send)) -> String {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{CatalogError, FileError};
+use crate::error::CatalogError;
 
 /// Receives the pairs of a scan.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
@@ -20,7 +20,7 @@ pub(crate) trait CatalogStore: Send + fmt::Debug {
 
     /// Sees to it that `bytes` more can be written, so that no change meets a full disk half-way.
     /// Nothing is changed.
-    fn make_room(&mut self, bytes: u64) -> Result<(), FileError> {
+    fn make_room(&mut self, bytes: u64) -> Result<(), CatalogError> {
         let _ = bytes;
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod changes;
 mod check;
 mod collect;
+mod doubt;
 mod jobs;
 mod slots;
 
@@ -17,6 +18,7 @@ pub use changes::{
     SlotOutcome, SlotStep,
 };
 pub use collect::Collected;
+use doubt::Traces;
 pub use jobs::Enqueued;
 #[cfg(test)]
 pub(crate) use jobs::shorten;
@@ -40,8 +42,10 @@ const CONFIG_LIMIT: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Committer {
     shared: Arc<Shared>,
-    /// There as long as the state can be written.
+    /// There as long as the state can be written and the last change is not in doubt.
     store: Option<Box<dyn CatalogStore>>,
+    /// What the change in doubt has left beside the database.
+    doubt: Traces,
     compactor: Compactor,
     catalog: Arc<Catalog>,
     retention: Retention,
@@ -83,6 +87,7 @@ impl Committer {
         Self {
             shared,
             store: Some(store),
+            doubt: Traces::default(),
             compactor,
             catalog: Arc::new(catalog),
             retention,
@@ -145,7 +150,11 @@ impl Committer {
         file.write(&self.shared)?;
         failpoint::hit("base_model.file_durable");
         // 2.
-        self.persist(prepared)?;
+        let traces = Traces {
+            base_model: Some(record.name.clone()),
+            ..Traces::default()
+        };
+        self.persist(prepared, traces)?;
         Ok(Registered::Created(record))
     }
 
@@ -181,12 +190,14 @@ impl Committer {
         (self.job_ids.ceiling(), self.revisions.ceiling())
     }
 
-    fn check_writable(&self) -> Result<(), CommitError> {
+    /// Refuses to write when that is no longer safe, and first makes it safe again after a full
+    /// disk.
+    fn check_writable(&mut self) -> Result<(), CommitError> {
         match self.read_only_reason() {
             Some(why) => Err(CommitError::ReadOnly {
                 why: why.to_owned(),
             }),
-            None => Ok(()),
+            None => self.settle(),
         }
     }
 
@@ -225,7 +236,15 @@ impl Committer {
             return Ok(());
         }
         if let Some(store) = self.store.take() {
-            self.store = Some(self.compactor.run(&self.shared, store, &self.catalog)?);
+            match self.compactor.run(&self.shared, store, &self.catalog) {
+                Ok(store) => self.store = Some(store),
+                // Without a database, but with all that belongs in it: the next write makes one.
+                Err(error) if error.is_disk_full() && !self.is_read_only() => {}
+                Err(error) => {
+                    self.shared.disk.health().fail(&error);
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
@@ -252,26 +271,34 @@ impl Committer {
         Ok(Prepared { next, batch })
     }
 
-    /// Sees to it that a change does not meet a full disk half-way: a database that has met one is
-    /// given up until the next start.
+    /// Sees to it that a change does not meet a full disk half-way: the whole database would have to
+    /// be written again.
     fn make_room(&mut self, batch: &Batch, room: Room) -> Result<(), CommitError> {
         let store = self
             .store
             .as_mut()
-            .expect("without it the state is read-only, and so checked");
+            .expect("each write begins with a check that it is there");
         let bytes = batch.room();
-        let Room::Reserve(files) = room else {
-            return Ok(store.make_room(bytes)?);
-        };
         let reserve = &self.shared.reserve;
-        reserve.lend(files)?;
-        match store.make_room(bytes) {
-            Err(error) if error.is_disk_full() => {
-                // As much again as it takes, since it asks for some more than it needs.
-                reserve.lend(files + 2 * bytes)?;
-                Ok(store.make_room(bytes)?)
+        let made = match room {
+            Room::Free => store.make_room(bytes),
+            Room::Reserve(files) => {
+                reserve.lend(files)?;
+                match store.make_room(bytes) {
+                    Err(error) if error.is_disk_full() => {
+                        // As much again as it takes, since it asks for some more than it needs.
+                        reserve.lend(files + 2 * bytes)?;
+                        store.make_room(bytes)
+                    }
+                    made => made,
+                }
             }
-            made => Ok(made?),
+        };
+        match made {
+            Ok(()) => Ok(()),
+            // Nothing has been changed.
+            Err(CatalogError::File(error)) => Err(error.into()),
+            Err(error) => Err(self.fail(error, Traces::default())),
         }
     }
 
@@ -288,12 +315,14 @@ impl Committer {
     /// 2. The database hands it to the system.
     /// 3. The medium has it.
     /// 4. The view is swapped.
-    fn persist(&mut self, prepared: Prepared) -> Result<(), CommitError> {
+    ///
+    /// `traces` is what a start would find the change from without the database.
+    fn persist(&mut self, prepared: Prepared, traces: Traces) -> Result<(), CommitError> {
         let Prepared { next, batch } = prepared;
         let store = self
             .store
             .as_mut()
-            .expect("without it the state is read-only, and so checked");
+            .expect("each write begins with a check that it is there");
         let mut write = || -> Result<(), CatalogError> {
             // 1.
             store.apply(&batch)?;
@@ -306,8 +335,7 @@ impl Committer {
             failpoint::hit("catalog.synced");
             Ok(())
         };
-        // What the database holds after a failure is not known, so nothing may be built on it.
-        write().inspect_err(|error| self.shared.disk.health().fail(error))?;
+        write().map_err(|error| self.fail(error, traces))?;
         // 4.
         self.catalog = Arc::new(next);
         Ok(())

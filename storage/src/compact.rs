@@ -75,7 +75,8 @@ impl Compactor {
     /// 4. The database that is now in place is opened.
     /// 5. The other one is removed.
     ///
-    /// An error means that there is no database any more, and that the state can only be read.
+    /// An error means that there is no database any more. If the disk was full, one can be made
+    /// again from memory; otherwise the state can only be read.
     pub(crate) fn run(
         &mut self,
         shared: &Shared,
@@ -87,7 +88,40 @@ impl Compactor {
         // 5. What cannot be removed is swept by the next start.
         drop(durable::remove_tree(&temporary));
         failpoint::hit("compact.old_removed");
-        replaced.inspect_err(|error| shared.disk.health().fail(error))
+        replaced
+    }
+
+    /// Writes the database again when there is none that could be used, and puts it in the place of
+    /// the old one. It is not opened.
+    pub(crate) fn renew(&self, shared: &Shared, catalog: &Catalog) -> Result<(), CatalogError> {
+        let temporary = shared.layout.temporary("catalog");
+        let renewed = self.put_anew(shared, &temporary, catalog);
+        // What cannot be removed is swept by the next start.
+        drop(durable::remove_tree(&temporary));
+        renewed
+    }
+
+    fn put_anew(
+        &self,
+        shared: &Shared,
+        temporary: &Path,
+        catalog: &Catalog,
+    ) -> Result<(), CatalogError> {
+        self.write(shared, temporary, catalog)?;
+        let path = shared.layout.catalog();
+        if exchange(shared, temporary, &path)? {
+            return Ok(());
+        }
+        // On a file system that cannot do it in one step a start between these two makes the
+        // catalog again from the files beside it.
+        durable::remove_tree(&path)?;
+        durable::rename(temporary, &path)?;
+        Ok(shared.disk.sync_directory(shared.layout.root())?)
+    }
+
+    /// Opens the database that is in place.
+    pub(crate) fn open(&self, shared: &Shared) -> Result<Box<dyn CatalogStore>, CatalogError> {
+        self.opener.open(&shared.layout.catalog())
     }
 
     /// Steps 1 to 4.
@@ -106,7 +140,12 @@ impl Compactor {
         failpoint::hit("compact.written");
         match written {
             // 3.
-            Ok(()) => self.is_possible = exchange(shared, temporary, &path)?,
+            Ok(()) => match exchange(shared, temporary, &path) {
+                Ok(done) => self.is_possible = done,
+                Err(error) if shared.failure().is_some() => return Err(error.into()),
+                // The names could not be changed, so the old database is where it was.
+                Err(_) => {}
+            },
             Err(error) if shared.failure().is_some() => return Err(error),
             // Too little room, perhaps. The old database is as good as it was.
             Err(_) => {}
@@ -136,7 +175,7 @@ impl Compactor {
         let batches = whole(catalog).split(WHOLE_BATCH);
         if let Err(error) = store.make_room(self.room(catalog)) {
             store.close()?;
-            return Err(error.into());
+            return Err(error);
         }
         for batch in batches {
             store.apply(&batch)?;

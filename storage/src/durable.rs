@@ -131,9 +131,12 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
 
 /// Writes all of `bytes` at the file's end.
 pub(crate) fn write(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
-    failpoint::operation("durable.write")
-        .and_then(|()| file.write_all(bytes))
-        .explain("write to", path)
+    let mut write = || {
+        let part = failpoint::writing("durable.write", bytes.len())?;
+        file.write_all(&bytes[..part])?;
+        failpoint::broken_off(part, bytes.len())
+    };
+    write().explain("write to", path)
 }
 
 /// Makes a file read-only for good.
@@ -233,7 +236,7 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
 
 /// Removes a directory if nothing is in it.
 pub(crate) fn remove_if_empty(path: &Path) -> Result<()> {
-    match fs::remove_dir(path) {
+    match failpoint::operation("durable.unlink").and_then(|()| fs::remove_dir(path)) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         removed => ignore_missing(removed.explain("remove", path)),
     }
@@ -305,6 +308,7 @@ pub(crate) fn free_space(path: &Path) -> Result<u64> {
 /// Makes a file of `bytes` whose blocks are set aside, or makes it larger. Gives whether the file
 /// system knows how to do that; whatever it has done then, the file holds nothing.
 pub(crate) fn set_aside(path: &Path, bytes: u64) -> Result<bool> {
+    failpoint::operation("durable.allocate").explain("set room aside in", path)?;
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -336,6 +340,7 @@ pub(crate) fn set_aside_behind(path: &Path, bytes: u64) -> Result<()> {
     }
     // Some more, so that it need not be done each time.
     let bytes = bytes + (bytes / 2).min(1 << 18);
+    failpoint::operation("durable.allocate").explain("set room aside in", path)?;
     let file = OpenOptions::new()
         .write(true)
         .custom_flags(no_follow())
@@ -362,10 +367,13 @@ fn is_unknown(error: rustix::io::Errno) -> bool {
 
 /// Cuts a file to `bytes` and gives the rest of its blocks back.
 pub(crate) fn shorten(path: &Path, bytes: u64) -> Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .custom_flags(no_follow())
-        .open(path)
+    failpoint::operation("durable.truncate")
+        .and_then(|()| {
+            OpenOptions::new()
+                .write(true)
+                .custom_flags(no_follow())
+                .open(path)
+        })
         .and_then(|file| file.set_len(bytes))
         .explain("shorten", path)
 }

@@ -11,6 +11,7 @@ mod read;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use backup::{BackupError, RestoreError};
 pub use commit::{CommitDefect, CommitError, Existing};
@@ -80,9 +81,24 @@ pub enum CatalogError {
         /// Its last words.
         message: String,
     },
+    /// The database below did not come back. What it has done and will still do is not known.
+    #[error("the catalog did not {during} within {} s", patience.as_secs_f64())]
+    Hung {
+        /// What was tried.
+        during: &'static str,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// A file of the catalog could not be reached.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+impl CatalogError {
+    /// Whether the disk, or the caller's share of it, is full.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::File(error) if error.is_disk_full())
+    }
 }
 
 /// Why a state directory could not be opened.
@@ -129,6 +145,18 @@ pub enum OpenError {
         "the catalog cannot be opened; start again, and if that does not help, look at the disk"
     )]
     Catalog(#[from] CatalogError),
+    /// The catalog did not open in time and was moved away. The thread that waits for it lives as
+    /// long as this process, so it must not be made again here.
+    #[error(
+        "the catalog did not open within {} s and was moved to {}; start again, and it is made \
+         again from the files beside it", patience.as_secs_f64(), quarantined.display()
+    )]
+    CatalogHung {
+        /// How long it was waited for.
+        patience: Duration,
+        /// Where it is now.
+        quarantined: PathBuf,
+    },
     /// A record that recovery wanted to write does not fit the catalog.
     #[error("recovery could not write the catalog")]
     Record(#[from] RecordTooLarge),
@@ -144,7 +172,7 @@ impl OpenError {
             Self::Locked { .. } => "STATE_LOCKED",
             Self::NewerSchema { .. } => "STATE_NEWER",
             Self::BaseModelLost { .. } => "BASE_MODEL_LOST",
-            Self::Catalog(_) | Self::Record(_) => "CATALOG_ERROR",
+            Self::Catalog(_) | Self::CatalogHung { .. } | Self::Record(_) => "CATALOG_ERROR",
             Self::File(error) => error.reason(),
         }
     }

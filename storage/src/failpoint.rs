@@ -1,22 +1,47 @@
 //! Named points at which a test can end this process, slow it down, or fail a step.
 //!
 //! Without the feature `failpoints` every function here is empty. With it the environment variable
-//! `KMERGE_FAILPOINT` holds one action: `name=kill@N` sends this process SIGKILL at the Nth hit of
-//! the point, `name=sleep@N:millis` lets the Nth hit and all later ones take that long, and
-//! `name=error@N` lets the Nth file operation of that name fail with an I/O error.
+//! `KMERGE_FAILPOINT` holds one plan, `name=fault@N`: the fault happens at the Nth hit of the point
+//! of that name. The name `*` stands for every file operation, counted together, so that a test can
+//! go through all that a piece of work does to the disk, one after the other.
+//!
+//! | plan | what happens |
+//! |---|---|
+//! | `name=kill@N` | SIGKILL before the operation |
+//! | `name=error@N` | the operation fails with EIO |
+//! | `name=full@N` | ENOSPC, and so for every later operation that takes room |
+//! | `name=full@N:count` | as before, until so many were refused; then there is room again |
+//! | `name=short@N` | a write writes a part of its bytes, and the rest meets ENOSPC |
+//! | `name=torn@N` | a write writes some whole sectors, and then SIGKILL |
+//! | `name=sleep@N:millis` | this hit and all later ones take that long |
+//! | `*=list@1` | nothing; [`operations`] tells what the operations were |
 
 use std::io;
 
-/// Every point there is. The `durable.` points are the file operations, wherever they happen; the
-/// others stand between the numbered steps of the functions that they are named after.
+#[cfg(feature = "failpoints")]
+mod active;
+#[cfg(feature = "failpoints")]
+mod plan;
+
+#[cfg(feature = "failpoints")]
+pub use active::operations;
+
+/// Every point there is. The `durable.` points are the file operations, wherever they happen, and
+/// three more are those of the database; the others stand between the numbered steps of the
+/// functions that they are named after.
 pub const NAMES: &[&str] = &[
+    "durable.allocate",
     "durable.create",
     "durable.link",
     "durable.rename",
     "durable.sync",
     "durable.sync_dir",
+    "durable.truncate",
     "durable.unlink",
     "durable.write",
+    "database.apply",
+    "database.flush",
+    "database.open",
     "backup.file_written",
     "backup.held",
     "base_model.file_durable",
@@ -73,88 +98,26 @@ pub(crate) fn operation(name: &'static str) -> io::Result<()> {
     }
 }
 
-#[cfg(feature = "failpoints")]
-mod active {
-    //! The part that acts. The environment is read once.
-
-    use std::io;
-    use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
-
-    #[derive(Debug, PartialEq, Eq)]
-    pub(super) enum Action {
-        Kill,
-        Sleep(Duration),
-        Error,
+/// Marks a write of `length` bytes, which may be asked to fail or to break off. Gives how many
+/// bytes are to be written; if they are not all, [`broken_off`] says what follows.
+pub(crate) fn writing(name: &'static str, length: usize) -> io::Result<usize> {
+    #[cfg(feature = "failpoints")]
+    return active::writing(name, length);
+    #[cfg(not(feature = "failpoints"))]
+    {
+        let _ = name;
+        Ok(length)
     }
+}
 
-    #[derive(Debug, PartialEq, Eq)]
-    pub(super) struct Plan {
-        pub(super) name: String,
-        pub(super) action: Action,
-        pub(super) at: u64,
+/// Ends a write that was asked to break off, after what was to be written is written.
+pub(crate) fn broken_off(written: usize, length: usize) -> io::Result<()> {
+    #[cfg(feature = "failpoints")]
+    if written < length {
+        return Err(active::broken_off());
     }
-
-    static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {
-        let text = std::env::var("KMERGE_FAILPOINT").ok()?;
-        // A plan that means nothing would let a test pass that tests nothing.
-        Some(parse(&text).unwrap_or_else(|| panic!("KMERGE_FAILPOINT={text:?} is no plan")))
-    });
-
-    static HITS: AtomicU64 = AtomicU64::new(0);
-
-    pub(super) fn parse(text: &str) -> Option<Plan> {
-        let (name, action) = text.split_once('=')?;
-        let (verb, rest) = action.split_once('@')?;
-        let (at, millis) = match rest.split_once(':') {
-            Some((at, millis)) => (at, Some(millis)),
-            None => (rest, None),
-        };
-        let action = match (verb, millis) {
-            ("kill", None) => Action::Kill,
-            ("error", None) => Action::Error,
-            ("sleep", Some(millis)) => Action::Sleep(Duration::from_millis(millis.parse().ok()?)),
-            _ => return None,
-        };
-        Some(Plan {
-            name: name.to_owned(),
-            action,
-            at: at.parse().ok()?,
-        })
-    }
-
-    pub(super) fn hit(name: &'static str) {
-        // A point that is not a file operation has nothing to fail.
-        let _ = operation(name);
-    }
-
-    pub(super) fn operation(name: &'static str) -> io::Result<()> {
-        debug_assert!(super::NAMES.contains(&name), "{name} is missing in NAMES");
-        let Some(plan) = PLAN.as_ref().filter(|plan| plan.name == name) else {
-            return Ok(());
-        };
-        let count = HITS.fetch_add(1, Ordering::SeqCst) + 1;
-        match plan.action {
-            Action::Kill if count == plan.at => {
-                let this = rustix::process::getpid();
-                rustix::process::kill_process(this, rustix::process::Signal::KILL)
-                    .expect("a process may always end itself");
-                // The signal may be delivered to another thread first.
-                loop {
-                    std::thread::park();
-                }
-            }
-            Action::Error if count == plan.at => Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::IO.raw_os_error(),
-            )),
-            Action::Sleep(time) if count >= plan.at => {
-                std::thread::sleep(time);
-                Ok(())
-            }
-            Action::Kill | Action::Error | Action::Sleep(_) => Ok(()),
-        }
-    }
+    let _ = (written, length);
+    Ok(())
 }
 
 #[cfg(test)]

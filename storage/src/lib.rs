@@ -21,6 +21,7 @@ mod base_model_file;
 mod catalog;
 #[cfg(test)]
 mod catalog_memory;
+mod catalog_patient;
 mod catalog_sled;
 mod catalog_store;
 mod commit;

@@ -5,7 +5,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use crate::catalog_patient::PatientStore;
 use crate::catalog_sled::SledStore;
 use crate::catalog_store::{CatalogStore, StoreOpener};
 use crate::commit::Committer;
@@ -37,6 +39,9 @@ pub struct Options {
     /// How large the database may always be, in bytes. Beyond, it is written again once it is much
     /// larger than what it holds.
     pub catalog_floor_bytes: u64,
+    /// How long the database is waited for, when it is opened and in each operation. After that the
+    /// catalog is set aside, or the state can only be read, and this process should end.
+    pub catalog_patience: Duration,
     /// How many set-aside catalogs and files are kept.
     pub quarantines_kept: usize,
     /// How many bytes are kept back for what must work on a full disk; at most a thirty-second of
@@ -51,6 +56,7 @@ impl Default for Options {
             finished_jobs_kept: 1000,
             events_kept: 256,
             catalog_floor_bytes: 4 * 1024 * 1024,
+            catalog_patience: Duration::from_secs(30),
             quarantines_kept: 2,
             reserve_bytes: 0,
         }
@@ -102,6 +108,7 @@ pub fn open(directory: &Path, options: &Options, now: UnixMillis) -> Result<Open
         let store = SledStore::open(path, cache_bytes, &store_disk)?;
         Ok(Box::new(store) as Box<dyn CatalogStore>)
     });
+    let opener = PatientStore::opener(opener, options.catalog_patience);
     open_with(directory, options, now, disk, opener)
 }
 

@@ -4,7 +4,8 @@
 //! One path serves a clean start, a crash and the loss of the catalog; only the catalog that it
 //! begins with differs. In order:
 //!
-//! 1. Survey the files. A later version's state is refused here, untouched.
+//! 1. Survey the files. A later version's state is refused here, untouched. Their names are made
+//!    durable, because all that follows is built on them.
 //! 2. Open and load the database. If that fails in any way it is set aside, and everything below
 //!    starts from nothing.
 //! 3. Base models: those on file are registered, newer settings are taken from there. After step 4,
@@ -55,6 +56,7 @@ pub(crate) fn recover(
     let mut report = RecoveryReport::default();
     // 1.
     let survey = Survey::take(&shared.layout)?;
+    make_names_durable(shared)?;
     // 2.
     let (mut store, found) = open_catalog(shared, &survey, now, &opener, &mut report)?;
     let (before, event) = match found {
@@ -126,6 +128,34 @@ pub(crate) fn recover(
     Ok((committer, report))
 }
 
+/// Makes durable what the survey found. The last run may have ended between giving a name and
+/// flushing its directory; the name is there then, and a power cut could still take it away after
+/// something has been built on it.
+fn make_names_durable(shared: &Shared) -> Result<(), FileError> {
+    let layout = &shared.layout;
+    let directories = [
+        layout.root().to_owned(),
+        layout.base_models(),
+        layout.staging(),
+        layout.tensors(),
+        layout.manifests(),
+    ];
+    for directory in directories {
+        shared.disk.sync_directory(&directory)?;
+    }
+    for base_model in durable::list(&layout.manifests())? {
+        if base_model.is_directory {
+            shared.disk.sync_directory(&base_model.path)?;
+            for slot in durable::list(&base_model.path)? {
+                if slot.is_directory {
+                    shared.disk.sync_directory(&slot.path)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What the database holds.
 enum Found {
     /// Nothing, and there is nothing beside it either.
@@ -166,6 +196,15 @@ fn open_catalog(
         Ok((Loaded::Damaged(what), _)) => what,
         // The database was not reached, so it may be whole.
         Err(CatalogError::File(error)) => return Err(error.into()),
+        // The thread that waits for it would go on in whatever has the same name. It works on what
+        // is moved away now, and ends with this process.
+        Err(CatalogError::Hung { patience, .. }) => {
+            let quarantined = set_aside(shared, &path, now)?;
+            return Err(OpenError::CatalogHung {
+                patience,
+                quarantined,
+            });
+        }
         Err(error) => in_full(&error),
     };
     let quarantined = set_aside(shared, &path, now)?;

@@ -112,6 +112,7 @@ fn as_open(error: OpenError) -> RestoreError {
         error @ (OpenError::NewerSchema { .. }
         | OpenError::BaseModelLost { .. }
         | OpenError::Catalog(_)
+        | OpenError::CatalogHung { .. }
         | OpenError::Record(_)) => RestoreError::Open(Box::new(error)),
     }
 }

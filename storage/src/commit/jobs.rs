@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::doubt::Traces;
 use super::{Committer, Room};
 use crate::durable;
 use crate::error::{CommitDefect, CommitError, Existing, FileError};
@@ -162,7 +163,11 @@ impl Committer {
         disk.sync_directory(&self.shared.layout.staging())?;
         failpoint::hit("enqueue.directory_durable");
         // 4.
-        self.persist(prepared)?;
+        let traces = Traces {
+            staged: Some(self.shared.layout.staged(job.id)),
+            ..Traces::default()
+        };
+        self.persist(prepared, traces)?;
         Ok(Enqueued {
             job,
             existing: false,
@@ -232,7 +237,7 @@ impl Committer {
         let running = transaction.put_job(running)?;
         let event = Event::JobStarted { job };
         let prepared = self.prepare(transaction, event, None, Room::CATALOG)?;
-        self.persist(prepared)?;
+        self.persist(prepared, Traces::default())?;
         Ok(running)
     }
 
@@ -259,7 +264,7 @@ impl Committer {
         let queued = transaction.put_job(queued)?;
         let event = Event::JobEnqueued { job };
         let prepared = self.prepare(transaction, event, None, Room::CATALOG)?;
-        self.persist(prepared)?;
+        self.persist(prepared, Traces::default())?;
         self.remove_returned_tensors();
         Ok(queued)
     }
@@ -326,7 +331,7 @@ impl Committer {
         let event = Event::JobEnded { job, state };
         let prepared = self.prepare(transaction, event, Some(job), Room::CATALOG)?;
         // 1.
-        self.persist(prepared)?;
+        self.persist(prepared, Traces::default())?;
         // 2. What cannot be removed is swept by the next start.
         drop(durable::remove_tree(&self.shared.layout.staged(job)));
         failpoint::hit("job_end.staging_removed");

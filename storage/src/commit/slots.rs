@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::changes::{
     Commit, MembersChange, NextGeneration, PlacedMember, Rearrangement, SlotOutcome, SlotStep,
 };
+use super::doubt::Traces;
 use super::{Committer, Room};
 use crate::base_model_file::BaseModelFile;
 use crate::catalog::Catalog;
@@ -122,7 +123,12 @@ impl Committer {
             failpoint::hit("commit.settings_durable");
         }
         // 5.
-        self.persist(prepared)?;
+        let traces = Traces {
+            manifests: manifests.iter().map(|it| self.manifest_path(it)).collect(),
+            base_model: settings.as_ref().map(|_| done.base_model.clone()),
+            staged: None,
+        };
+        self.persist(prepared, traces)?;
         // 6. What cannot be removed is swept by the next start.
         drop(durable::remove_tree(&self.shared.layout.staged(done.id)));
         failpoint::hit("commit.staging_removed");
@@ -309,6 +315,10 @@ impl Committer {
         for manifest in manifests {
             let path = self.manifest_path(manifest);
             let directory = path.parent().unwrap_or(&path);
+            // There was no room for the directory itself, and so none for what would be in it.
+            if !durable::exists(directory) {
+                continue;
+            }
             let undone =
                 durable::unlink(&path).and_then(|()| self.shared.disk.sync_directory(directory));
             if let Err(error) = undone

@@ -21,7 +21,7 @@ fn called(directory: &Path, names: &mut BTreeSet<String>) {
             reason = "reads the sources, not the state"
         )]
         let text = std::fs::read_to_string(&path).unwrap();
-        for function in ["hit", "operation"] {
+        for function in ["hit", "operation", "writing"] {
             for rest in text.split(&format!("failpoint::{function}(\"")).skip(1) {
                 let (name, _) = rest.split_once('"').unwrap();
                 names.insert(name.to_owned());
@@ -47,20 +47,28 @@ fn the_list_is_complete() {
 fn plans_are_read_as_written() {
     use std::time::Duration;
 
-    use super::active::{Action, Plan, parse};
+    use super::plan::{Fault, Plan};
 
-    let plan = |name: &str, action, at| {
+    let plan = |name: &str, fault, at| {
         Some(Plan {
             name: name.to_owned(),
-            action,
+            fault,
             at,
         })
     };
-    assert_eq!(parse("a.b=kill@3"), plan("a.b", Action::Kill, 3));
-    assert_eq!(parse("a=error@1"), plan("a", Action::Error, 1));
+    assert_eq!(Plan::parse("a.b=kill@3"), plan("a.b", Fault::Kill, 3));
+    assert_eq!(Plan::parse("a=error@1"), plan("a", Fault::Error, 1));
+    assert_eq!(Plan::parse("*=full@4"), plan("*", Fault::Full(None), 4));
     assert_eq!(
-        parse("a=sleep@2:50"),
-        plan("a", Action::Sleep(Duration::from_millis(50)), 2)
+        Plan::parse("*=full@4:2"),
+        plan("*", Fault::Full(Some(2)), 4)
+    );
+    assert_eq!(Plan::parse("*=short@9"), plan("*", Fault::Short, 9));
+    assert_eq!(Plan::parse("*=torn@9"), plan("*", Fault::Torn, 9));
+    assert_eq!(Plan::parse("*=list@1"), plan("*", Fault::List, 1));
+    assert_eq!(
+        Plan::parse("a=sleep@2:50"),
+        plan("a", Fault::Sleep(Duration::from_millis(50)), 2)
     );
     for wrong in [
         "",
@@ -70,8 +78,23 @@ fn plans_are_read_as_written() {
         "a=kill@x",
         "a=sleep@1",
         "a=kill@1:2",
+        "a=torn@1:2",
+        "a=full@1:x",
         "a=die@1",
     ] {
-        assert_eq!(parse(wrong), None, "{wrong}");
+        assert_eq!(Plan::parse(wrong), None, "{wrong}");
     }
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_star_counts_file_operations_alone() {
+    use super::plan::Plan;
+
+    let all = Plan::parse("*=kill@1").unwrap();
+    assert!(all.counts("durable.write", true));
+    assert!(!all.counts("commit.checked", false));
+    let one = Plan::parse("commit.checked=kill@1").unwrap();
+    assert!(one.counts("commit.checked", false));
+    assert!(!one.counts("durable.write", true));
 }

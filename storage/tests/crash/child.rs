@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kmerge_storage::{
-    Committer, JobFailure, JobId, JobKind, JobRecord, MembersChange, NextGeneration, Opened,
-    Options, Rearrangement, SlotChange, SlotIndex, SlotOutcome, SlotStep, UnixMillis, open,
+    CommitError, Committer, JobFailure, JobId, JobKind, JobRecord, MembersChange, NextGeneration,
+    Opened, Options, Rearrangement, SlotChange, SlotIndex, SlotOutcome, SlotStep, StoredTensor,
+    UnixMillis, failpoint, open,
 };
 
 use crate::common::{at, base_model, base_name, commit_of, current, emptying, placing, stage};
@@ -17,6 +18,12 @@ use crate::common::{at, base_model, base_name, commit_of, current, emptying, pla
 pub(crate) const STATE: &str = "KMERGE_CRASH_STATE";
 /// Names the journal.
 pub(crate) const JOURNAL: &str = "KMERGE_CRASH_JOURNAL";
+
+/// Asks for no more than to open the state.
+pub(crate) const ONLY_OPEN: &str = "KMERGE_CRASH_ONLY_OPEN";
+
+/// How often a step that finds the disk full is tried again.
+const PATIENCE: u32 = 40;
 
 /// The exit code of a child whose disk failed and that behaved.
 pub(crate) const DISK_FAILED: i32 = 7;
@@ -42,22 +49,42 @@ impl Worker {
         at(self.clock)
     }
 
+    /// Does a step until the disk has room for it. Whatever else goes wrong is handed on.
+    fn again<T>(&mut self, mut step: impl FnMut(&mut Self) -> Outcome<T>) -> Outcome<T> {
+        for _ in 0..PATIENCE {
+            match step(self) {
+                Err(error) if is_disk_full(&*error) => self.refused(&*error),
+                outcome => return outcome,
+            }
+        }
+        step(self)
+    }
+
+    fn refused(&mut self, error: &(dyn std::error::Error + 'static)) {
+        let text = in_full(error);
+        assert!(
+            text.contains("could not ") && text.contains("No space left"),
+            "{text}"
+        );
+        self.note(&format!("refused {text}"));
+    }
+
     fn enqueue(&mut self, opened: &mut Opened, name: &str) -> Outcome<Arc<JobRecord>> {
-        let staged = stage(
-            opened,
-            name,
-            name.as_bytes(),
-            Some(&format!("request-{name}")),
-        )?;
-        let now = self.now();
-        let job = opened.committer.enqueue(staged, now)?.job;
+        let request = format!("request-{name}");
+        let job = self.again(|worker| {
+            let staged = stage(opened, name, name.as_bytes(), Some(&request))?;
+            let now = worker.now();
+            Ok(opened.committer.enqueue(staged, now)?.job)
+        })?;
         self.note(&format!("queued {name} {}", job.id));
         Ok(job)
     }
 
     fn start(&mut self, committer: &mut Committer, job: JobId) -> Outcome<()> {
-        let now = self.now();
-        committer.start_job(job, now)?;
+        self.again(|worker| {
+            let now = worker.now();
+            Ok(committer.start_job(job, now).map(drop)?)
+        })?;
         self.note(&format!("started {job}"));
         Ok(())
     }
@@ -65,25 +92,25 @@ impl Worker {
     /// Commits new generations of `slots`; the newcomer joins the first.
     fn commit(&mut self, opened: &mut Opened, job: &JobRecord, slots: &[SlotIndex]) -> Outcome<()> {
         self.start(&mut opened.committer, job.id)?;
-        let catalog = opened.committer.catalog();
-        let mut outcome = None;
-        for &slot in slots {
-            let expected = current(&catalog, slot);
-            let text = format!("tensors of slot {slot} after {expected:?}");
-            let mut tensor = opened.reader.new_tensor()?;
-            tensor.write(text.as_bytes())?;
-            let commit = commit_of(job, slot, expected, tensor.finish()?);
-            match &mut outcome {
-                None => outcome = Some(commit),
-                Some(first) => {
-                    first
-                        .changes
-                        .extend(commit.changes.into_iter().map(without_newcomer));
+        let catalog = self.again(|worker| {
+            let catalog = opened.committer.catalog();
+            let mut outcome = None;
+            for &slot in slots {
+                let expected = current(&catalog, slot);
+                let text = format!("tensors of slot {slot} after {expected:?}");
+                let commit = commit_of(job, slot, expected, tensor(opened, &text)?);
+                match &mut outcome {
+                    None => outcome = Some(commit),
+                    Some(first) => {
+                        first
+                            .changes
+                            .extend(commit.changes.into_iter().map(without_newcomer));
+                    }
                 }
             }
-        }
-        let now = self.now();
-        let catalog = opened.committer.commit(outcome.unwrap(), now)?;
+            let now = worker.now();
+            Ok(opened.committer.commit(outcome.unwrap(), now)?)
+        })?;
         for &slot in slots {
             let generation = current(&catalog, slot).unwrap();
             self.note(&format!("committed {slot} {generation}"));
@@ -100,23 +127,24 @@ impl Worker {
         empty: SlotIndex,
     ) -> Outcome<()> {
         self.start(&mut opened.committer, job.id)?;
-        let catalog = opened.committer.catalog();
-        let mut tensor = opened.reader.new_tensor()?;
-        tensor.write(b"rearranged")?;
-        let members = [("e", 0.5), ("b", 0.25), ("h", 0.25)];
-        let steps = vec![
-            emptying(empty, current(&catalog, empty)),
-            placing(full, current(&catalog, full), tensor.finish()?, &members),
-        ];
-        let rearrangement = Rearrangement {
-            job: job.id,
-            steps,
-            settings: None,
-            result: "{}".to_owned(),
-        };
-        let now = self.now();
         self.note("forgetting a");
-        let catalog = opened.committer.rearrange(rearrangement, now)?;
+        let catalog = self.again(|worker| {
+            let catalog = opened.committer.catalog();
+            let members = [("e", 0.5), ("b", 0.25), ("h", 0.25)];
+            let tensor = tensor(opened, "rearranged")?;
+            let steps = vec![
+                emptying(empty, current(&catalog, empty)),
+                placing(full, current(&catalog, full), tensor, &members),
+            ];
+            let rearrangement = Rearrangement {
+                job: job.id,
+                steps,
+                settings: None,
+                result: "{}".to_owned(),
+            };
+            let now = worker.now();
+            Ok(opened.committer.rearrange(rearrangement, now)?)
+        })?;
         self.note("forgot a");
         let generation = current(&catalog, full).unwrap();
         self.note(&format!("committed {full} {generation}"));
@@ -126,13 +154,14 @@ impl Worker {
     }
 
     fn maintain(&mut self, opened: &mut Opened, settings: &str) -> Outcome<Arc<JobRecord>> {
-        let kind = repack(settings);
-        let now = self.now();
-        let request = Some(format!("request-{settings}"));
-        let job = opened
-            .committer
-            .enqueue_maintenance(&base_name(), kind, request, now)?
-            .job;
+        let job = self.again(|worker| {
+            let now = worker.now();
+            let request = Some(format!("request-{settings}"));
+            let committer = &mut opened.committer;
+            let queued =
+                committer.enqueue_maintenance(&base_name(), repack(settings), request, now)?;
+            Ok(queued.job)
+        })?;
         self.note(&format!("to-repack {} {settings}", job.id));
         Ok(job)
     }
@@ -141,31 +170,31 @@ impl Worker {
     fn repack(&mut self, opened: &mut Opened, slots: &[SlotIndex], settings: &str) -> Outcome<()> {
         let job = self.maintain(opened, settings)?;
         self.start(&mut opened.committer, job.id)?;
-        let catalog = opened.committer.catalog();
-        let mut steps = Vec::new();
-        for &slot in slots {
-            let mut tensor = opened.reader.new_tensor()?;
-            tensor.write(format!("{slot} for {settings}").as_bytes())?;
-            let next = NextGeneration {
-                tensor: tensor.finish()?,
-                facts: "{}".to_owned(),
-                members: MembersChange::Keep,
-            };
-            steps.push(SlotStep {
-                slot,
-                expected: current(&catalog, slot),
-                outcome: SlotOutcome::Next(next),
-            });
-        }
-        let rearrangement = Rearrangement {
-            job: job.id,
-            steps,
-            settings: Some(settings.to_owned()),
-            result: "{}".to_owned(),
-        };
-        let now = self.now();
         self.note(&format!("setting {settings}"));
-        let catalog = opened.committer.rearrange(rearrangement, now)?;
+        let catalog = self.again(|worker| {
+            let catalog = opened.committer.catalog();
+            let mut steps = Vec::new();
+            for &slot in slots {
+                let next = NextGeneration {
+                    tensor: tensor(opened, &format!("{slot} for {settings}"))?,
+                    facts: "{}".to_owned(),
+                    members: MembersChange::Keep,
+                };
+                steps.push(SlotStep {
+                    slot,
+                    expected: current(&catalog, slot),
+                    outcome: SlotOutcome::Next(next),
+                });
+            }
+            let rearrangement = Rearrangement {
+                job: job.id,
+                steps,
+                settings: Some(settings.to_owned()),
+                result: "{}".to_owned(),
+            };
+            let now = worker.now();
+            Ok(opened.committer.rearrange(rearrangement, now)?)
+        })?;
         self.note(&format!("set {settings}"));
         for &slot in slots {
             let generation = current(&catalog, slot).unwrap();
@@ -174,15 +203,63 @@ impl Worker {
         Ok(())
     }
 
+    fn end(
+        &mut self,
+        opened: &mut Opened,
+        job: JobId,
+        end: impl Fn(&mut Committer, UnixMillis) -> Result<Arc<JobRecord>, CommitError>,
+    ) -> Outcome<()> {
+        self.note(&format!("ending {job}"));
+        self.again(|worker| {
+            let now = worker.now();
+            Ok(end(&mut opened.committer, now).map(drop)?)
+        })?;
+        self.note(&format!("ended {job}"));
+        Ok(())
+    }
+
     fn publish(&mut self, opened: &Opened, slot: SlotIndex) -> Outcome<()> {
         let catalog = opened.committer.catalog();
         let record = catalog.slot(&base_name(), slot).unwrap().current();
-        opened
-            .reader
-            .publish_export(record, "peft", "tensors", &[("config", b"{}")])?;
+        self.again(|_| {
+            let files: [(&str, &[u8]); 1] = [("config", b"{}")];
+            let reader = &opened.reader;
+            Ok(reader
+                .publish_export(record, "peft", "tensors", &files)
+                .map(drop)?)
+        })?;
         self.note(&format!("published {slot} {}", record.generation));
         Ok(())
     }
+}
+
+/// Whether the disk was full. Nothing else may be tried again.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let system = error.downcast_ref::<std::io::Error>();
+        if system.is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn tensor(opened: &Opened, text: &str) -> Outcome<StoredTensor> {
+    let mut tensor = opened.reader.new_tensor()?;
+    tensor.write(text.as_bytes())?;
+    Ok(tensor.finish()?)
 }
 
 pub(crate) fn repack(settings: &str) -> JobKind {
@@ -200,7 +277,7 @@ fn without_newcomer(change: SlotChange) -> SlotChange {
 
 fn work(worker: &mut Worker, opened: &mut Opened) -> Outcome<()> {
     let (first, second) = (SlotIndex(0), SlotIndex(1));
-    opened.committer.register_base_model(base_model())?;
+    worker.again(|_| Ok(opened.committer.register_base_model(base_model())?))?;
     worker.note("registered");
     let a = worker.enqueue(opened, "a")?;
     let b = worker.enqueue(opened, "b")?;
@@ -210,22 +287,20 @@ fn work(worker: &mut Worker, opened: &mut Opened) -> Outcome<()> {
     worker.publish(opened, first)?;
 
     let c = worker.enqueue(opened, "c")?;
-    worker.note(&format!("ending {}", c.id));
-    let now = worker.now();
-    opened.committer.cancel_job(c.id, now)?;
-    worker.note(&format!("ended {}", c.id));
+    worker.end(opened, c.id, |committer, now| {
+        committer.cancel_job(c.id, now)
+    })?;
 
     let d = worker.enqueue(opened, "d")?;
     worker.start(&mut opened.committer, d.id)?;
-    worker.note(&format!("ending {}", d.id));
-    let failure = JobFailure {
-        code: 3,
-        reason: "BAD".to_owned(),
-        message: "bad".to_owned(),
-    };
-    let now = worker.now();
-    opened.committer.fail_job(d.id, failure, now)?;
-    worker.note(&format!("ended {}", d.id));
+    worker.end(opened, d.id, |committer, now| {
+        let failure = JobFailure {
+            code: 3,
+            reason: "BAD".to_owned(),
+            message: "bad".to_owned(),
+        };
+        committer.fail_job(d.id, failure, now)
+    })?;
 
     // One commit, two slots.
     let e = worker.enqueue(opened, "e")?;
@@ -233,8 +308,11 @@ fn work(worker: &mut Worker, opened: &mut Opened) -> Outcome<()> {
     worker.publish(opened, second)?;
 
     worker.note("collecting");
-    let now = worker.now();
-    for (_, slot, generation) in opened.committer.collect(Duration::ZERO, now)?.removed {
+    let collected = worker.again(|worker| {
+        let now = worker.now();
+        Ok(opened.committer.collect(Duration::ZERO, now)?)
+    })?;
+    for (_, slot, generation) in collected.removed {
         worker.note(&format!("collected {slot} {generation}"));
     }
     // Of four tasks three move together, and one leaves for good; then the empty slot is used again.
@@ -253,6 +331,17 @@ fn work(worker: &mut Worker, opened: &mut Opened) -> Outcome<()> {
     worker.start(&mut opened.committer, g.id)
 }
 
+/// Opens the state, as soon as the disk has room for that.
+fn open_with_room(worker: &mut Worker, state: &Path) -> Option<Opened> {
+    // Small enough that the database is written again in every run.
+    let options = Options {
+        catalog_floor_bytes: 0,
+        ..Options::default()
+    };
+    let opened = worker.again(|_| Ok(open(state, &options, at(0))?));
+    opened.ok()
+}
+
 #[test]
 #[ignore = "the child of the other tests"]
 fn works_until_it_is_ended() {
@@ -264,15 +353,17 @@ fn works_until_it_is_ended() {
         .open(path)
         .unwrap();
     let mut worker = Worker { journal, clock: 0 };
-    // Small enough that the database is written again in every run.
-    let options = Options {
-        catalog_floor_bytes: 0,
-        ..Options::default()
-    };
-    let Ok(mut opened) = open(&state, &options, at(0)) else {
+    let Some(mut opened) = open_with_room(&mut worker, &state) else {
         std::process::exit(DISK_FAILED);
     };
-    let Err(error) = work(&mut worker, &mut opened) else {
+    if std::env::var_os(ONLY_OPEN).is_some() {
+        return;
+    }
+    let worked = work(&mut worker, &mut opened);
+    for name in failpoint::operations() {
+        worker.note(&format!("operation {name}"));
+    }
+    let Err(error) = worked else {
         return;
     };
     worker.note(&format!("error {error:?}"));
@@ -288,6 +379,10 @@ fn works_until_it_is_ended() {
             opened.reader.new_tensor().unwrap_err().reason(),
             "READ_ONLY"
         );
+    }
+    // Whatever cannot be written, what is there can be read.
+    for record in opened.committer.catalog().generations() {
+        assert!(opened.reader.tensor(record).is_ok());
     }
     // Any other code tells of a check above that did not hold.
     std::process::exit(DISK_FAILED);
