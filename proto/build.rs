@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Chunks are handed on without a copy.
         .bytes(".kmerge.v1.UploadAdapterRequest")
+        .bytes(".kmerge.v1.BackupChunk")
         .bytes(".kmerge.v1.ExportChunk")
         .compile_fds(descriptors)?;
     Ok(())

@@ -45,6 +45,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What was to take bytes does not take them.
+    #[error("cannot keep what comes")]
+    Sink(#[source] io::Error),
     /// What was to be uploaded is no adapter.
     #[error("{} is not an adapter: {why}", path.display())]
     NotAnAdapter {
@@ -129,6 +132,9 @@ pub enum Breach {
         /// The digest of what came.
         got: String,
     },
+    /// A backup's bytes are not those that were sent.
+    #[error("the backup does not have the SHA-256 and the length that its trailer says")]
+    Backup,
     /// The stream ended before its end.
     #[error("the stream ended early: {0}")]
     Cut(&'static str),
@@ -194,7 +200,7 @@ impl Error {
             Self::Protocol(_) => {
                 Some("check that kmerge and kmerged are of the same version: kmerge doctor".into())
             }
-            Self::File { .. } => None,
+            Self::File { .. } | Self::Sink(_) => None,
             Self::NotAnAdapter { path, why } => Some(why.hint(path)),
             Self::Target { why, .. } => Some(why.hint().to_owned()),
         }
@@ -236,6 +242,7 @@ impl Error {
             Self::NotFound(_)
             | Self::Protocol(_)
             | Self::File { .. }
+            | Self::Sink(_)
             | Self::NotAnAdapter { .. }
             | Self::Target { .. } => false,
         }
@@ -250,6 +257,7 @@ impl Error {
             | Self::NotFound(_)
             | Self::Protocol(_)
             | Self::File { .. }
+            | Self::Sink(_)
             | Self::NotAnAdapter { .. }
             | Self::Target { .. } => None,
         }

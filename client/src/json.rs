@@ -47,7 +47,7 @@ macro_rules! described {
 }
 
 described! {
-    Adapter BaseModel Change Damage Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity
+    Adapter BackupContents BaseModel Change Damage Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity
     GetStatusResponse Job JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse
     Runtime RuntimeAdapter RuntimeSummary RuntimeTrouble Slot Scrubbed SlotChange SlotSimilarity
     UploadAdapterResponse WatchSlotsResponse

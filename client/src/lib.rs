@@ -6,6 +6,7 @@
 //! | [`upload`] | an adapter from a directory or from memory to a job, safe to repeat |
 //! | [`upkeep`] | forgetting, rolling back, pins, other budgets |
 //! | [`watch`] | jobs and slots as they change, over lost connections |
+//! | [`backup`] | the whole state as one file, checked |
 //! | [`fetch`] | one generation of a slot into a directory, checked, whole or not at all |
 //! | [`retry`] | when to try again, and how long to wait: plain code |
 //! | [`json`] | any message of the contract as JSON |
@@ -30,6 +31,7 @@
 //! # }
 //! ```
 
+pub mod backup;
 pub mod client;
 pub mod error;
 pub mod fetch;
@@ -43,6 +45,7 @@ pub mod upkeep;
 pub mod upload;
 pub mod watch;
 
+pub use backup::Backup;
 pub use client::{Client, Health};
 pub use error::{Error, Refusal};
 pub use fetch::{Fetch, Fetched};

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::backup::Backups;
 use crate::base_models::BaseModels;
 use crate::config::Config;
 use crate::exports::Exports;
@@ -145,6 +146,12 @@ impl App {
             uploads,
             upkeep,
             scrubber,
+            backups: Backups::new(
+                owner.clone(),
+                stop.clone(),
+                tracker.clone(),
+                config.listen.stream_idle,
+            ),
             base_models: BaseModels {
                 owner: owner.clone(),
                 defaults: config.merge.clone(),

@@ -3,8 +3,8 @@
 
 use kmerge_merge::{AdapterError, BaseModelError, FormatError, MergeError};
 use kmerge_storage::{
-    BaseModelName, CommitError, ExportError, Generation, IngestError, JobId, ReadError, Revision,
-    SlotIndex, TaskName,
+    BackupError, BaseModelName, CommitError, ExportError, Generation, IngestError, JobId,
+    ReadError, Revision, SlotIndex, TaskName,
 };
 
 use crate::admission::Refusal;
@@ -214,6 +214,12 @@ pub enum ServerError {
         /// Why not.
         source: serde_json::Error,
     },
+    /// A backup could not be made.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// Somebody else makes a backup.
+    #[error("a backup is being made already: try again when it is done")]
+    BackupRunning,
     /// kmerged is on its way out.
     #[error("kmerged is stopping: try again when it is back")]
     Stopping,

@@ -14,6 +14,7 @@
 //! | `job-N` (`workers`) | one running job each | catalog changes, the end of a job |
 //! | `merge-N`, `check-N` | nothing: the mathematics of jobs, of validation | the threads above |
 //! | one task per call (`grpc`) | one request | its client |
+//! | one blocking thread per backup (`backup`) | a snapshot | its reader |
 //! | one tracked task per stream (`watching`) and per finished upload (`uploads`) | one stream | catalog changes, progress |
 //! | one tracked task per configured runtime (`runtimes`) | what that runtime is known to have | catalog changes, the ends of its waits |
 //! | signals, watchdog (`shutdown`, `service_manager`) | nothing | the system |
@@ -24,6 +25,7 @@
 pub mod admission;
 pub mod app;
 pub mod args;
+pub mod backup;
 pub mod base_models;
 pub mod clock;
 pub mod config;
@@ -38,6 +40,7 @@ pub mod packs;
 pub mod pages;
 pub mod paths;
 pub mod progress;
+pub mod restore;
 pub mod runtimes;
 pub mod schedule;
 pub mod scrub;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use kmerge_server::app::App;
 use kmerge_server::args::Args;
 use kmerge_server::config::{Config, DEFAULT_CONFIG};
-use kmerge_server::telemetry;
+use kmerge_server::{restore, telemetry};
 
 /// The configuration is wrong (EX_USAGE).
 const EXIT_CONFIG: u8 = 64;
@@ -28,6 +28,24 @@ fn main() -> ExitCode {
         say("the configuration is valid");
         return ExitCode::SUCCESS;
     }
+    if let Some(file) = &args.restore {
+        only_for_owner();
+        let said = restore::run(&config, file, args.dry_run, args.json);
+        return match (said.is_done, args.json) {
+            (true, _) => {
+                say(&said.text);
+                ExitCode::SUCCESS
+            }
+            (false, true) => {
+                say(&said.text);
+                ExitCode::FAILURE
+            }
+            (false, false) => {
+                complain(&said.text);
+                ExitCode::FAILURE
+            }
+        };
+    }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,8 +57,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     telemetry::start(&config.log)?;
-    // Everything that is created is the owner's alone, whatever the shell's umask was.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    only_for_owner();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers.threads.clamp(1, 4))
         .enable_all()
@@ -52,6 +69,11 @@ fn run(config: Config) -> anyhow::Result<()> {
     // A merge that outlived its deadline must not keep the process.
     runtime.shutdown_background();
     result
+}
+
+/// Everything that is created is the owner's alone, whatever the shell's umask was.
+fn only_for_owner() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]

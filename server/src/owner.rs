@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kmerge_storage::{
-    BaseModelName, BaseModelRecord, Catalog, CommitError, Committer, Enqueued, JobFailure, JobId,
-    JobKind, JobRecord, Rearrangement, Registered, Staged, UnixMillis,
+    BackupError, BaseModelName, BaseModelRecord, Catalog, CommitError, Committer, Enqueued,
+    JobFailure, JobId, JobKind, JobRecord, Rearrangement, Registered, Snapshot, Staged, UnixMillis,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,6 +40,7 @@ enum Command {
     Cancel(JobId, Reply<Arc<JobRecord>>),
     Commit(Box<Rearrangement>, Reply<Arc<Catalog>>),
     RegisterBaseModel(Box<BaseModelRecord>, Reply<Registered>),
+    Snapshot(oneshot::Sender<Result<Snapshot, BackupError>>),
     Ping(oneshot::Sender<()>),
     Close,
 }
@@ -151,6 +152,23 @@ impl Owner {
     pub async fn register(&self, record: BaseModelRecord) -> Result<Registered, ServerError> {
         self.ask(|reply| Command::RegisterBaseModel(Box::new(record), reply))
             .await
+    }
+
+    /// Holds the state as it is now, for a backup. Dropped, it lets go.
+    ///
+    /// # Errors
+    /// What storage refuses; [`ServerError::Stopping`] during a stop.
+    pub async fn snapshot(&self) -> Result<Snapshot, ServerError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            let sent = self.commands.send(Command::Snapshot(reply)).await;
+            sent.map_err(|_| ServerError::Stopping)?;
+            let answered = answer.await.map_err(|_| ServerError::Stopping)?;
+            answered.map_err(ServerError::Backup)
+        };
+        tokio::time::timeout(self.patience, asked)
+            .await
+            .map_err(|_| ServerError::CatalogStuck)?
     }
 
     /// Marks a queued job as running. For threads that may block.
@@ -275,6 +293,7 @@ impl Loop {
                 let answer = committer.register_base_model(*record);
                 self.answer(reply, answer);
             }
+            Command::Snapshot(reply) => drop(reply.send(committer.snapshot(now))),
             // Whoever asked may have given up; that is its own affair here and below.
             Command::Ping(reply) => drop(reply.send(())),
             Command::Close => {}

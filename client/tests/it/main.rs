@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(clippy::disallowed_methods, reason = "the tests set up and read files")]
 
+mod backup;
 mod cli;
 mod cli_json;
 mod connect;

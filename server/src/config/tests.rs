@@ -9,6 +9,7 @@ fn args() -> Args {
         socket: None,
         check_config: false,
         print_default_config: false,
+        ..Args::default()
     }
 }
 

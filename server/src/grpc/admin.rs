@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::runtimes::summary;
 use super::watch::{self, Streaming};
+use crate::backup::Backups;
 use crate::error::ServerError;
 use crate::runtimes::board::Board;
 use crate::scrub::Scrubber;
@@ -22,6 +23,8 @@ pub(super) struct Admin {
     pub(super) about: Arc<About>,
     /// What is known of runtimes.
     pub(super) board: Board,
+    /// Gives the whole state out.
+    pub(super) backups: Backups,
     /// Reads everything again.
     pub(super) scrubber: Scrubber,
     /// What is there.
@@ -58,5 +61,15 @@ impl v1::admin_service_server::AdminService for Admin {
         Ok(watch::respond(states, |state| v1::ScrubResponse {
             scrubbed: Some(convert::scrubbed(state)),
         }))
+    }
+
+    type BackupStream = Streaming<v1::BackupResponse>;
+
+    async fn backup(
+        &self,
+        _: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let parts = self.backups.start().await?;
+        Ok(watch::respond(parts, convert::backup_part))
     }
 }

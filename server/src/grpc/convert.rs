@@ -19,6 +19,7 @@ use kmerge_storage::{
 
 pub(super) use change::{budget, change, generation, pin, request};
 
+use crate::backup::BackupPart;
 use crate::base_models::{PolicyWish, Registration};
 use crate::clock::timestamp;
 use crate::error::ServerError;
@@ -577,5 +578,35 @@ pub(super) fn scrubbed(state: Scrubbed) -> v1::Scrubbed {
         bytes: state.bytes.1,
         damaged: state.damaged.into_iter().map(damage).collect(),
         end_time: state.ended.map(timestamp),
+    }
+}
+
+/// A part of a backup.
+pub(super) fn backup_part(part: BackupPart) -> v1::BackupResponse {
+    use v1::backup_response::Content;
+    let content = match part {
+        BackupPart::Header(contents, length) => Content::Header(v1::BackupHeader {
+            contents: Some(v1::BackupContents {
+                version: contents.version,
+                create_time: Some(timestamp(contents.created)),
+                revision: contents.revision.0,
+                base_models: contents.base_models,
+                slots: contents.slots,
+                tasks: contents.tasks,
+                jobs: contents.jobs,
+                unfinished_jobs: contents.unfinished_jobs,
+                tensors: contents.tensors,
+                bytes: contents.bytes,
+            }),
+            length,
+        }),
+        BackupPart::Bytes(data) => Content::Chunk(v1::BackupChunk { data }),
+        BackupPart::Trailer(written) => Content::Trailer(v1::BackupTrailer {
+            sha256: written.digest.to_string(),
+            length: written.length,
+        }),
+    };
+    v1::BackupResponse {
+        content: Some(content),
     }
 }

@@ -27,6 +27,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::backup::Backups;
 use crate::base_models::BaseModels;
 use crate::config::Listen;
 use crate::maintenance::Upkeep;
@@ -65,6 +66,8 @@ pub struct Rooms {
     pub base_models: BaseModels,
     /// Reads everything again.
     pub scrubber: Scrubber,
+    /// Gives the whole state out.
+    pub backups: Backups,
     /// Reads.
     pub serving: Serving,
     /// Streams.
@@ -123,6 +126,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
         upkeep,
         base_models,
         scrubber,
+        backups,
         serving,
         watching,
         board,
@@ -157,6 +161,7 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
         serving: serving.clone(),
     };
     let admin = admin::Admin {
+        backups,
         scrubber,
         about,
         board,

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use kmerge_merge::{AdapterError, AdapterErrorKind, BaseModelError, FormatError, MergeError};
 use kmerge_proto::limits::ERROR_DOMAIN;
-use kmerge_storage::{CommitError, Existing, ExportError, FileError, IngestError, ReadError};
+use kmerge_storage::{
+    BackupError, CommitError, Existing, ExportError, FileError, IngestError, ReadError,
+};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -85,7 +87,8 @@ fn file_error(error: &ServerError) -> Option<&FileError> {
     if let ServerError::Ingest(IngestError::File(file))
     | ServerError::Commit(CommitError::File(file))
     | ServerError::Read(ReadError::File(file))
-    | ServerError::Export(ExportError::File(file)) = error
+    | ServerError::Export(ExportError::File(file))
+    | ServerError::Backup(BackupError::File(file)) = error
     {
         Some(file)
     } else {
@@ -236,6 +239,12 @@ fn look_up(error: &ServerError) -> Row {
         ),
         ServerError::FileUnreadable(_) => row(Code::DataLoss, "FILE_UNREADABLE", Detail::None),
         ServerError::Facts { .. } => row(Code::Internal, "RECORD_UNREADABLE", Detail::None),
+        ServerError::Backup(error) => backup(error),
+        ServerError::BackupRunning => row(
+            Code::ResourceExhausted,
+            "BACKUP_RUNNING",
+            Detail::Quota("backups", Some(RESTART_RETRY)),
+        ),
         ServerError::Stopping => row(Code::Unavailable, "STOPPING", Detail::Retry(RESTART_RETRY)),
         ServerError::CatalogStuck => row(
             Code::DeadlineExceeded,
@@ -426,6 +435,23 @@ fn read(error: &ReadError) -> Row {
         | ReadError::ExportMissing { .. } => row(Code::DataLoss, error.reason(), Detail::None),
         ReadError::ReadOnly { .. } => read_only(error.reason()),
         ReadError::File(source) => file(source, error.reason()),
+    }
+}
+
+fn backup(error: &BackupError) -> Row {
+    match error {
+        BackupError::ReadOnly { .. } => read_only(error.reason()),
+        BackupError::Missing { .. } | BackupError::Damaged { .. } => {
+            row(Code::DataLoss, error.reason(), Detail::None)
+        }
+        BackupError::TooLarge { .. } => row(
+            Code::FailedPrecondition,
+            error.reason(),
+            Detail::Precondition("state"),
+        ),
+        // Nobody is there to read this.
+        BackupError::Sink(_) => row(Code::Cancelled, error.reason(), Detail::None),
+        BackupError::File(source) => file(source, error.reason()),
     }
 }
 

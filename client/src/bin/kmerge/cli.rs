@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    base, demo, jobs, pull, push, runtimes, scrub, shell, slots, tasks, upkeep, watch,
+    backup, base, demo, jobs, pull, push, runtimes, scrub, shell, slots, tasks, upkeep, watch,
 };
 #[cfg(feature = "score")]
 use crate::commands::{replay, score};
@@ -125,6 +125,10 @@ pub(crate) enum Command {
     Status,
     /// Read everything again that is kept, and say what is damaged
     Scrub(scrub::Scrub),
+    /// Write the whole state into one file, while the daemon goes on
+    Backup(backup::Backup),
+    /// Make a state directory from a backup, while no daemon runs on it
+    Restore(backup::Restore),
     /// Check the daemon and what is around it, and say what to do
     #[command(
         after_help = "EXAMPLES:\n  kmerge doctor\n  kmerge --socket /run/kmerge/kmerged.sock doctor"

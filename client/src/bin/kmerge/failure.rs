@@ -128,6 +128,7 @@ impl From<Error> for Failure {
                 (Exit::Usage, "INVALID_ARGUMENT", "FILE")
             }
             Error::File { .. } => (Exit::Refused, "INTERNAL", "FILE"),
+            Error::Sink(_) => (Exit::Refused, "INTERNAL", "FILE"),
             Error::NotAnAdapter { .. } => (Exit::Usage, "INVALID_ARGUMENT", "NOT_AN_ADAPTER"),
             Error::Target { .. } => (Exit::Usage, "INVALID_ARGUMENT", "TARGET"),
             _ => (Exit::Refused, "UNKNOWN", "UNKNOWN"),

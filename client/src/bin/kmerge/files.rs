@@ -67,7 +67,40 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
-    fs::rename(from, to).map_err(failed("rename a directory to", to))
+    fs::rename(from, to).map_err(failed("rename to", to))
+}
+
+/// Makes a file that only the user may read. It must not be there yet.
+pub(crate) fn create_private(path: &Path) -> Result<File, Failure> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("create", path))
+}
+
+/// Removes a file if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits until the medium has what was written and the name that it has.
+pub(crate) fn settle(file: &File, path: &Path) -> Result<(), Failure> {
+    file.sync_all().map_err(failed("flush", path))
+}
+
+/// Waits until the medium has the names beside a path.
+pub(crate) fn settle_name(path: &Path) -> Result<(), Failure> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let parent = parent.unwrap_or(Path::new("."));
+    settle(&open(parent)?, parent)
 }
 
 /// What is in a directory, in order of name.

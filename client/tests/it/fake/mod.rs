@@ -47,6 +47,7 @@ pub(crate) struct Script {
     pub(crate) jobs: Vec<v1::Job>,
     pub(crate) adapters: Vec<v1::Adapter>,
     pub(crate) status: v1::GetStatusResponse,
+    pub(crate) backup: Messages<v1::BackupResponse>,
     /// Items in a page, whatever is wished; 0: all.
     pub(crate) page: usize,
 }

@@ -421,6 +421,15 @@ impl AdminService for Services {
         Ok(stream(Some([Ok(so_far)].into())))
     }
 
+    type BackupStream = Answers<v1::BackupResponse>;
+
+    async fn backup(
+        &self,
+        _: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Ok(stream(Some(self.script().backup.clone())))
+    }
+
     async fn get_status(
         &self,
         _: Request<v1::GetStatusRequest>,

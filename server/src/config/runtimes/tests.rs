@@ -23,6 +23,7 @@ fn load(directory: &Path, toml: &str) -> Result<Vec<RuntimeConfig>, ConfigError>
         socket: None,
         check_config: false,
         print_default_config: false,
+        ..Args::default()
     };
     let surroundings = Surroundings {
         uid: 1000,

@@ -1,5 +1,6 @@
 //! The commands, one file for each group: ask the daemon, hand the answer to the output.
 
+pub(crate) mod backup;
 pub(crate) mod base;
 pub(crate) mod demo;
 pub(crate) mod doctor;
@@ -62,6 +63,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<Exit, Failure> 
         Command::Runtimes(runtimes) => runtimes.run(context).await,
         Command::Status => status::run(context).await,
         Command::Scrub(scrub) => scrub.run(context).await,
+        Command::Backup(backup) => backup.run(context).await,
+        Command::Restore(restore) => restore.run(context).await,
         Command::Doctor => doctor::run(context).await,
         #[cfg(feature = "score")]
         Command::Score(score) => score.run(context).await,
