@@ -67,6 +67,7 @@ impl App {
         let options = Options {
             cache_bytes: config.state.cache_bytes,
             finished_jobs_kept: config.state.finished_jobs,
+            reserve_bytes: config.state.reserve_bytes,
             ..Options::default()
         };
         let Opened {

@@ -81,6 +81,8 @@ pub struct State {
     pub cache_bytes: u64,
     /// What must stay free on the filesystem, in bytes.
     pub min_free_bytes: u64,
+    /// What is kept back for what must work on a full disk, in bytes.
+    pub reserve_bytes: u64,
     /// Finished jobs that are remembered.
     pub finished_jobs: usize,
 }
@@ -262,6 +264,7 @@ fn state(keys: &mut Keys, flag: Option<&Path>, surroundings: &Surroundings) -> S
         directory: directory.unwrap_or_default(),
         cache_bytes: keys.bytes("state.cache_bytes", 1 << 20..=1 << 30),
         min_free_bytes: keys.bytes("state.min_free_bytes", 0..=1 << 50),
+        reserve_bytes: keys.bytes("state.reserve_bytes", 0..=1 << 40),
         finished_jobs: keys.count("state.finished_jobs", 0..=1_000_000),
     }
 }

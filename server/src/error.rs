@@ -1,6 +1,8 @@
 //! Everything that can go wrong in the server, as one enum with a sentence for people: what
 //! happened, to what, and what to do next. `grpc::status` gives each its code, exhaustively.
 
+use std::io::ErrorKind;
+
 use kmerge_merge::{AdapterError, BaseModelError, FormatError, MergeError};
 use kmerge_storage::{
     BackupError, BaseModelName, CommitError, ExportError, Generation, IngestError, JobId,
@@ -232,6 +234,20 @@ pub enum ServerError {
 }
 
 impl ServerError {
+    /// Whether there was no room on the disk for what had to be written. Whatever it was, it can be
+    /// done again when there is.
+    pub fn is_disk_full(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref::<std::io::Error>().map(|io| io.kind());
+            if let Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) = kind {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// No base model of that name.
     pub fn unknown_base_model(name: &BaseModelName) -> Self {
         Self::NotFound {

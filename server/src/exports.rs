@@ -3,10 +3,10 @@
 //! other format that is configured, with tensors of its own.
 //!
 //! Used by the catalog's owner alone. A generation is exported before it is shown to anyone. An
-//! export that fails is reported and tried again at the next change and at the next start; the
-//! generation itself is safe.
+//! export that fails is reported and tried again every two seconds, at the next change, and at the
+//! next start; the generation itself is safe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use kmerge_merge::{EXPORT_CONFIG, EXPORT_TENSORS, TensorSink, decode_slot, export_config};
@@ -20,6 +20,9 @@ use crate::error::ServerError;
 use crate::packs;
 use crate::tensors::FileSource;
 
+/// What an export takes that shares its tensors with the slot, in bytes, and more.
+const LENT: u64 = 256 * 1024;
+
 /// The directory name of PEFT exports.
 pub const PEFT: &str = "peft";
 
@@ -32,6 +35,8 @@ pub struct Exports {
     /// What is known to be on disk, or impossible, so that a change elsewhere costs no look at the
     /// disk.
     exported: BTreeMap<(BaseModelName, SlotIndex), Generation>,
+    /// The generations whose failure was reported, and that are still to be made.
+    behind: BTreeSet<(BaseModelName, SlotIndex, Generation)>,
 }
 
 impl Exports {
@@ -41,11 +46,14 @@ impl Exports {
             reader,
             formats,
             exported: BTreeMap::new(),
+            behind: BTreeSet::new(),
         }
     }
 
-    /// Makes the exports of every current generation that has none.
-    pub fn bring_up_to_date(&mut self, catalog: &Catalog) {
+    /// Makes the exports of every current generation that has none. Gives whether there is nothing
+    /// left to be tried again.
+    pub fn bring_up_to_date(&mut self, catalog: &Catalog) -> bool {
+        let reported = std::mem::take(&mut self.behind);
         for base_model in catalog.base_models.values() {
             for slot in base_model.slots.values() {
                 let generation = slot.current();
@@ -57,27 +65,55 @@ impl Exports {
                 if packs::is_packed(generation).unwrap_or(false) {
                     continue;
                 }
-                if self.publish(&base_model.record, generation) {
+                let (name, slot) = key.clone();
+                let this = (name, slot, generation.generation);
+                // Said once is enough: it is tried again every few seconds.
+                let is_known = reported.contains(&this);
+                if self.publish(&base_model.record, generation, is_known) {
                     self.exported.insert(key, generation.generation);
+                } else {
+                    self.behind.insert(this);
                 }
             }
         }
+        self.behind.is_empty()
+    }
+
+    /// Whether some export is still to be tried again.
+    pub fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
     }
 
     /// Publishes a generation in all formats; false if it is worth another try.
-    fn publish(&self, base_model: &BaseModelRecord, generation: &GenerationRecord) -> bool {
-        let peft = publish(&self.reader, base_model, generation).map(drop);
-        let mut done = settled(peft, PEFT, generation);
+    fn publish(
+        &self,
+        base_model: &BaseModelRecord,
+        generation: &GenerationRecord,
+        is_known: bool,
+    ) -> bool {
+        let peft = match publish(&self.reader, base_model, generation) {
+            // Little is missing, and without it what is there cannot be read.
+            Err(error) if error.is_disk_full() && self.reader.lend_reserve(LENT).is_ok() => {
+                publish(&self.reader, base_model, generation)
+            }
+            published => published,
+        };
+        let mut done = settled(peft.map(drop), PEFT, generation, is_known);
         for &format in &self.formats {
             let made = publish_as(&self.reader, base_model, generation, format);
-            done &= settled(made, format.name(), generation);
+            done &= settled(made, format.name(), generation, is_known);
         }
         done
     }
 }
 
 /// Reports a failure; false if it may go away by itself.
-fn settled(made: Result<(), ServerError>, format: &str, generation: &GenerationRecord) -> bool {
+fn settled(
+    made: Result<(), ServerError>,
+    format: &str,
+    generation: &GenerationRecord,
+    is_known: bool,
+) -> bool {
     let Err(error) = made else {
         return true;
     };
@@ -92,13 +128,17 @@ fn settled(made: Result<(), ServerError>, format: &str, generation: &GenerationR
         );
         return true;
     }
-    tracing::error!(
-        error = cause,
-        base_model = %generation.base_model,
-        slot = %generation.slot,
-        generation = %generation.generation,
-        "could not write the {format} export; it is tried again at the next change"
-    );
+    if is_known {
+        tracing::debug!(error = cause, "still no {format} export");
+    } else {
+        tracing::error!(
+            error = cause,
+            base_model = %generation.base_model,
+            slot = %generation.slot,
+            generation = %generation.generation,
+            "could not write the {format} export; it is tried again every two seconds"
+        );
+    }
     false
 }
 

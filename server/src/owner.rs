@@ -9,6 +9,7 @@
 //! |---|---|
 //! | a command | the change, exports, publication |
 //! | the end of a generation's grace | removes it |
+//! | every two seconds, while the disk is too full for something | tries that again |
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +17,8 @@ use std::time::Duration;
 
 use kmerge_storage::{
     BackupError, BaseModelName, BaseModelRecord, Catalog, CommitError, Committer, Enqueued,
-    JobFailure, JobId, JobKind, JobRecord, Rearrangement, Registered, Snapshot, Staged, UnixMillis,
+    JobFailure, JobId, JobKind, JobRecord, JobState, Rearrangement, Registered, Snapshot, Staged,
+    UnixMillis,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +32,9 @@ use crate::wake::WorkSignal;
 /// Commands that may wait. Callers beyond that wait themselves, which is the backpressure.
 const DEPTH: usize = 64;
 
+/// How long after a failure for lack of room something is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
 type Reply<T> = oneshot::Sender<Result<T, CommitError>>;
 
 enum Command {
@@ -37,6 +42,7 @@ enum Command {
     Maintain(Box<Maintenance>, Reply<Enqueued>),
     Start(JobId, Reply<Arc<JobRecord>>),
     Fail(JobId, JobFailure, Reply<Arc<JobRecord>>),
+    Requeue(JobId, Reply<Arc<JobRecord>>),
     Cancel(JobId, Reply<Arc<JobRecord>>),
     Commit(Box<Rearrangement>, Reply<Arc<Catalog>>),
     RegisterBaseModel(Box<BaseModelRecord>, Reply<Registered>),
@@ -96,6 +102,7 @@ impl Owner {
                 Loop {
                     parts,
                     next_collection: None,
+                    next_retry: None,
                 }
                 .run(receiver, &runtime);
             })?;
@@ -191,6 +198,14 @@ impl Owner {
         self.ask_blocking(|reply| Command::Fail(job, failure, reply))
     }
 
+    /// Puts a running job back into its place in the queue. For threads that may block.
+    ///
+    /// # Errors
+    /// If the catalog cannot be written.
+    pub fn requeue_blocking(&self, job: JobId) -> Result<Arc<JobRecord>, ServerError> {
+        self.ask_blocking(|reply| Command::Requeue(job, reply))
+    }
+
     /// Commits the outcome of a running job. For threads that may block.
     ///
     /// # Errors
@@ -229,14 +244,18 @@ impl Owner {
 struct Loop {
     parts: OwnerParts,
     next_collection: Option<UnixMillis>,
+    /// When to try again what the disk had no room for, if there is something.
+    next_retry: Option<UnixMillis>,
 }
 
 impl Loop {
     fn run(mut self, mut commands: mpsc::Receiver<Command>, runtime: &Handle) {
         self.after_change();
         self.collect();
+        self.retry();
         loop {
-            let wait = self.next_collection.map(clock::until);
+            let due = [self.next_collection, self.next_retry];
+            let wait = due.into_iter().flatten().min().map(clock::until);
             let next = runtime.block_on(async {
                 match wait {
                     None => Ok(commands.recv().await),
@@ -246,7 +265,7 @@ impl Loop {
             match next {
                 Ok(Some(Command::Close) | None) => break,
                 Ok(Some(command)) => self.apply(command),
-                Err(_) => self.collect(),
+                Err(_) => self.on_time(),
             }
         }
         if let Err(error) = self.parts.committer.close() {
@@ -277,6 +296,10 @@ impl Loop {
             }
             Command::Fail(job, failure, reply) => {
                 let answer = committer.fail_job(job, failure, now);
+                self.answer(reply, answer);
+            }
+            Command::Requeue(job, reply) => {
+                let answer = committer.requeue_job(job, now);
                 self.answer(reply, answer);
             }
             Command::Cancel(job, reply) => {
@@ -318,7 +341,9 @@ impl Loop {
                 .stop
                 .request(StopReason::StateUnsafe(why.to_owned()));
         }
-        self.parts.exports.bring_up_to_date(&catalog);
+        if !self.parts.exports.bring_up_to_date(&catalog) {
+            self.retry_soon();
+        }
         self.parts.view.send_if_modified(|view| {
             let newer = catalog.revision > view.revision;
             if newer {
@@ -342,9 +367,47 @@ impl Loop {
             }
             Err(error) => {
                 tracing::error!(%error, "could not remove superseded generations");
-                self.next_collection = None;
+                // A state that cannot be written any more is no reason to wake up.
+                let is_over = self.parts.committer.is_read_only();
+                self.next_collection = (!is_over).then(|| clock::now().saturating_add(RETRY));
                 self.after_change();
             }
+        }
+        // What was lent for a removal may come back now.
+        self.retry_soon();
+    }
+
+    fn retry_soon(&mut self) {
+        let soon = clock::now().saturating_add(RETRY);
+        self.next_retry = Some(self.next_retry.map_or(soon, |due| due.min(soon)));
+    }
+
+    /// Something is due.
+    fn on_time(&mut self) {
+        let now = clock::now();
+        let is_due = |due: Option<UnixMillis>| due.is_some_and(|due| due <= now);
+        if is_due(self.next_collection) {
+            self.collect();
+        }
+        if is_due(self.next_retry) {
+            self.retry();
+        }
+    }
+
+    /// Tries what the disk had no room for, and takes room for the reserve again.
+    fn retry(&mut self) {
+        self.next_retry = None;
+        let catalog = self.parts.committer.catalog();
+        let mut jobs = catalog.unfinished_jobs();
+        // The room that it was lent must still be there when it needs it.
+        let is_lent = jobs.any(|job| {
+            job.state == JobState::Running && matches!(job.kind, JobKind::Forget { .. })
+        });
+        if is_lent || !self.parts.committer.replenish_reserve() {
+            self.retry_soon();
+        }
+        if self.parts.exports.is_behind() {
+            self.after_change();
         }
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! Owned by the workers, who write; watchers read. A watcher that is slow misses steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kmerge_storage::JobId;
 use tokio::sync::watch;
 
-/// What a running job is doing, in this order.
+/// What a job is doing, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// Waiting, though it would be its turn: the disk has no room for it.
+    DiskSpace,
     /// Comparing the newcomer with the slots.
     Similarity,
     /// Computing the slot's new tensors.
@@ -65,6 +67,32 @@ impl ProgressBoard {
         });
     }
 
+    /// Says which queued jobs wait for room on the disk. Those that did and do no longer are
+    /// forgotten.
+    pub fn wait_for_disk_space(&self, jobs: &BTreeSet<JobId>) {
+        let waits = JobProgress {
+            stage: Stage::DiskSpace,
+            percent: 0,
+        };
+        self.sender.send_if_modified(|running| {
+            let waiting = running.iter().filter(|(_, job)| **job == waits);
+            if waiting.map(|(job, _)| job).eq(jobs) {
+                return false;
+            }
+            let running = Arc::make_mut(running);
+            running.retain(|_, job| *job != waits);
+            running.extend(jobs.iter().map(|&job| (job, waits)));
+            true
+        });
+    }
+
+    /// How many jobs wait for room on the disk.
+    pub fn waiting_for_disk_space(&self) -> usize {
+        let running = self.sender.borrow();
+        let waiting = running.values().filter(|job| job.stage == Stage::DiskSpace);
+        waiting.count()
+    }
+
     /// The job runs no longer.
     pub fn remove(&self, job: JobId) {
         self.sender
@@ -85,6 +113,7 @@ impl ProgressBoard {
 /// The search takes about a third of a whole job, the commit a little at the end.
 fn percent(stage: Stage, share: f32) -> u32 {
     let (from, to) = match stage {
+        Stage::DiskSpace => (0, 0),
         Stage::Similarity => (0, 35),
         Stage::Merge => (35, 90),
         Stage::Commit => (90, 100),
@@ -115,6 +144,26 @@ mod tests {
         }
         assert_eq!(last, 100);
         assert_eq!(percent(Stage::Merge, f32::NAN.max(7.0)), 90);
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_is_told_until_it_runs() {
+        let board = ProgressBoard::default();
+        let mut watcher = board.subscribe();
+        let jobs = BTreeSet::from([JobId(1), JobId(2)]);
+        board.report(JobId(3), Stage::Merge, 0.5);
+        board.wait_for_disk_space(&jobs);
+        assert_eq!(board.waiting_for_disk_space(), 2);
+        watcher.mark_unchanged();
+        board.wait_for_disk_space(&jobs);
+        assert!(!watcher.has_changed().unwrap());
+        board.report(JobId(1), Stage::Similarity, 0.0);
+        board.wait_for_disk_space(&BTreeSet::from([JobId(2)]));
+        let stage = |job| board.of(JobId(job)).map(|progress| progress.stage);
+        assert_eq!(stage(1), Some(Stage::Similarity));
+        assert_eq!(stage(2), Some(Stage::DiskSpace));
+        board.wait_for_disk_space(&BTreeSet::new());
+        assert_eq!((stage(2), stage(3)), (None, Some(Stage::Merge)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::exports::{self, PEFT};
 use crate::facts::{self, ChangeFacts, DecisionFacts, GenerationFacts};
 use crate::packs;
 use crate::pages::{Cut, Page};
-use crate::progress::{JobProgress, ProgressBoard};
+use crate::progress::{JobProgress, ProgressBoard, Stage};
 use crate::served::{Served, Wanted};
 
 /// Whose files are asked for.
@@ -275,9 +275,14 @@ impl Serving {
             });
             (decision, members)
         });
-        let progress = (record.state == JobState::Running)
-            .then(|| self.progress.of(record.id))
-            .flatten();
+        let progress = self.progress.of(record.id).filter(|progress| {
+            let waits = progress.stage == Stage::DiskSpace;
+            match record.state {
+                JobState::Queued => waits,
+                JobState::Running => !waits,
+                JobState::Done | JobState::Failed | JobState::Cancelled => false,
+            }
+        });
         Ok(JobView {
             record: Arc::clone(record),
             progress,

@@ -77,7 +77,7 @@ pub fn report(serving: &Serving, stop: &Stop) -> Result<StatusReport, ServerErro
         )
     };
     let (accepts_writes, state) = match stop.reason() {
-        None => (true, "ready".to_owned()),
+        None => (true, ready(serving.progress().waiting_for_disk_space())),
         Some(StopReason::Asked) => (false, "stopping".to_owned()),
         Some(StopReason::StateUnsafe(why)) => (false, format!("read-only: {why}")),
     };
@@ -90,6 +90,14 @@ pub fn report(serving: &Serving, stop: &Stop) -> Result<StatusReport, ServerErro
         state,
         catalog,
     })
+}
+
+fn ready(waiting: usize) -> String {
+    match waiting {
+        0 => "ready".to_owned(),
+        1 => "ready; 1 job waits for disk space".to_owned(),
+        jobs => format!("ready; {jobs} jobs wait for disk space"),
+    }
 }
 
 /// Resident memory, from the second number of `/proc/self/statm`, which counts pages.

@@ -4,18 +4,41 @@
 //! waits looks at the world under the same lock, so that no change falls between the look and
 //! the wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use kmerge_storage::BaseModelName;
+use kmerge_storage::{BaseModelName, JobId};
+
+/// A job that met a full disk.
+#[derive(Debug, Clone, Copy)]
+pub struct Setback {
+    /// How often it did.
+    pub count: u32,
+    /// When it may be tried again.
+    pub not_before: Instant,
+}
 
 /// What the dispatch threads share: which base models have a job running.
 #[derive(Debug, Default)]
 pub struct Dispatch {
     /// Their jobs wait for the one that runs.
     pub busy: BTreeSet<BaseModelName>,
+    /// Queued jobs that met a full disk when they ran.
+    pub setbacks: BTreeMap<JobId, Setback>,
     /// No new job is taken.
     pub stopping: bool,
+}
+
+/// What a look at the world has found.
+#[derive(Debug)]
+pub enum Look<R> {
+    /// What was looked for.
+    Found(R),
+    /// Nothing; a ring will tell when to look again.
+    Wait,
+    /// Nothing; what is waited for may come without a ring, so that long at most.
+    WaitAtMost(Duration),
 }
 
 /// Rings when there may be a job to run.
@@ -34,17 +57,22 @@ impl<T> Wake<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `look` finds something. `look` runs at once and after each ring.
-    pub fn wait_for<R>(&self, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
+    /// Waits until `look` finds something. `look` runs at once, after each ring, and when the time
+    /// that it named is over.
+    pub fn wait_for<R>(&self, mut look: impl FnMut(&mut T) -> Look<R>) -> R {
         let mut state = self.lock();
         loop {
-            if let Some(found) = look(&mut state) {
-                return found;
-            }
-            state = self
-                .bell
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = match look(&mut state) {
+                Look::Found(found) => return found,
+                Look::Wait => self
+                    .bell
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Look::WaitAtMost(time) => {
+                    let waited = self.bell.wait_timeout(state, time);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
 

@@ -3,20 +3,22 @@
 //!
 //! A few dispatch threads each carry one job; the mathematics of all of them shares one bounded
 //! pool of low-priority threads. A job that fails, or whose code panics, ends as failed with the
-//! reason; nothing else is touched.
+//! reason; nothing else is touched. One that meets a full disk is put back into its place in the
+//! queue, and runs when there is room.
 //!
 //! | woken by | does |
 //! |---|---|
 //! | a change of the catalog, the end of a job | starts the next job whose base model is free |
+//! | every two seconds, while the disk has no room for the next one | looks whether it has |
 //! | a stop | takes no new job; the running ones end or run again after the restart |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kmerge_storage::{
-    BaseModelName, Catalog, CommitError, JobFailure, JobId, JobRecord, Rearrangement,
+    BaseModelName, Catalog, CommitError, JobFailure, JobId, JobKind, JobRecord, Rearrangement,
 };
 use tokio::sync::watch;
 
@@ -27,7 +29,16 @@ use crate::owner::Owner;
 use crate::progress::{ProgressBoard, Stage};
 use crate::schedule;
 use crate::step::{self, Tools};
-use crate::wake::WorkSignal;
+use crate::wake::{Look, Setback, WorkSignal};
+
+/// How often a disk that was too full is looked at.
+const DISK_POLL: Duration = Duration::from_secs(2);
+
+/// The longest time that a job which met a full disk again and again is left alone.
+const LONGEST_SETBACK: Duration = Duration::from_secs(4);
+
+/// What a job needs on the disk beside tensors.
+const ROOM_BESIDE: u64 = 1024 * 1024;
 
 /// What a worker needs.
 #[derive(Debug, Clone)]
@@ -136,12 +147,54 @@ fn work(parts: &WorkerParts, pool: &rayon::ThreadPool) {
 fn next(parts: &WorkerParts) -> Option<(JobId, BaseModelName)> {
     parts.signal.wait_for(|dispatch| {
         if dispatch.stopping {
-            return Some(None);
+            return Look::Found(None);
         }
-        let found = schedule::next(&parts.view.borrow(), &dispatch.busy)?;
-        dispatch.busy.insert(found.1.clone());
-        Some(Some(found))
+        let catalog = Arc::clone(&parts.view.borrow());
+        let (busy, setbacks) = (&mut dispatch.busy, &mut dispatch.setbacks);
+        setbacks.retain(|job, _| {
+            catalog
+                .jobs
+                .get(job)
+                .is_some_and(|job| !job.state.is_finished())
+        });
+        let now = Instant::now();
+        let next = schedule::next(&catalog, busy, &mut |job| {
+            let rests = setbacks
+                .get(&job.id)
+                .is_some_and(|setback| now < setback.not_before);
+            !rests && has_room(job, &catalog, &parts.tools)
+        });
+        parts.progress.wait_for_disk_space(&next.short);
+        match next.job {
+            Some(found) => {
+                busy.insert(found.1.clone());
+                Look::Found(Some(found))
+            }
+            None if next.short.is_empty() => Look::Wait,
+            None => Look::WaitAtMost(DISK_POLL),
+        }
     })
+}
+
+/// Whether the disk has what a job is likely to need. If it needs more after all, it is put back.
+fn has_room(job: &JobRecord, catalog: &Catalog, tools: &Tools) -> bool {
+    let needed = match job.kind {
+        // Takes from the reserve what is not there.
+        JobKind::Forget { .. } => return true,
+        JobKind::Upload => job.upload.size_bytes.max(largest_slot(job, catalog)),
+        JobKind::Repack { .. } => largest_slot(job, catalog),
+        JobKind::Rollback { .. } => 0,
+    };
+    // What cannot be found out is found out by trying.
+    let free = tools.reader.free_bytes().unwrap_or(u64::MAX);
+    free >= needed.saturating_add(ROOM_BESIDE)
+}
+
+/// What a new file of a slot takes, about.
+fn largest_slot(job: &JobRecord, catalog: &Catalog) -> u64 {
+    let base_model = catalog.base_models.get(&job.base_model);
+    let slots = base_model.into_iter().flat_map(|base| base.slots.values());
+    slots.map(|slot| slot.current().bytes).max().unwrap_or(0)
 }
 
 /// Runs one job to its end. False if the catalog can no longer be written, so that no job can run.
@@ -157,6 +210,10 @@ fn carry_out(
         Err(ServerError::Commit(CommitError::JobState { .. } | CommitError::UnknownJob { .. })) => {
             return true;
         }
+        Err(error) if error.is_disk_full() => {
+            set_back(parts, job);
+            return true;
+        }
         Err(error) => {
             tracing::warn!(%error, "jobs wait for the next start");
             return false;
@@ -170,6 +227,7 @@ fn carry_out(
         Ok(()) => tracing::info!("done"),
         // Not the job's fault, and nothing was changed: it runs again after the restart.
         Err(ServerError::Stopping) => tracing::warn!("interrupted by the stop"),
+        Err(error) if error.is_disk_full() => return put_back(parts, &job, &error),
         Err(error) => return fail(parts, &job, &error),
     }
     true
@@ -181,11 +239,72 @@ fn compute(
     job: &JobRecord,
 ) -> Result<Rearrangement, ServerError> {
     let catalog = Arc::clone(&parts.view.borrow());
+    if matches!(job.kind, JobKind::Forget { .. }) {
+        let room = largest_slot(job, &catalog).saturating_add(ROOM_BESIDE);
+        parts.tools.reader.lend_reserve(room)?;
+    }
     let report = |stage: Stage, share: f32| parts.progress.report(job.id, stage, share);
     catch_unwind(AssertUnwindSafe(|| {
         step::run(job, &catalog, &parts.tools, pool, &report)
     }))
     .unwrap_or(Err(ServerError::Panicked))
+}
+
+/// Puts a job that met a full disk back into its place in the queue. False if that was not possible.
+fn put_back(parts: &WorkerParts, job: &JobRecord, error: &ServerError) -> bool {
+    let cause = error as &dyn std::error::Error;
+    tracing::warn!(
+        error = cause,
+        "waits for disk space and is then tried again"
+    );
+    set_back(parts, job.id);
+    let recorded = when_there_is_room(parts, || parts.owner.requeue_blocking(job.id));
+    if let Err(error) = &recorded {
+        tracing::error!(%error, "could not be put back; the job runs again after a restart");
+    }
+    recorded.is_ok()
+}
+
+/// Leaves a job alone for a while, each time for longer.
+fn set_back(parts: &WorkerParts, job: JobId) {
+    let mut dispatch = parts.signal.lock();
+    let count = dispatch
+        .setbacks
+        .get(&job)
+        .map_or(0, |setback| setback.count);
+    let rest = DISK_POLL
+        .saturating_mul(1 << count.min(8))
+        .min(LONGEST_SETBACK);
+    let setback = Setback {
+        count: count.saturating_add(1),
+        not_before: Instant::now() + rest,
+    };
+    dispatch.setbacks.insert(job, setback);
+}
+
+/// Asks the catalog's owner again and again while the disk is too full for its answer, until a stop.
+fn when_there_is_room<T>(
+    parts: &WorkerParts,
+    ask: impl Fn() -> Result<T, ServerError>,
+) -> Result<T, ServerError> {
+    loop {
+        match ask() {
+            Err(error) if error.is_disk_full() => {}
+            answer => return answer,
+        }
+        let again = Instant::now() + DISK_POLL;
+        let stopping =
+            parts.signal.wait_for(
+                |dispatch| match again.checked_duration_since(Instant::now()) {
+                    _ if dispatch.stopping => Look::Found(true),
+                    Some(time) if !time.is_zero() => Look::WaitAtMost(time),
+                    _ => Look::Found(false),
+                },
+            );
+        if stopping {
+            return Err(ServerError::Stopping);
+        }
+    }
 }
 
 /// Records a failure. False if that was not possible.
@@ -203,7 +322,7 @@ fn fail(parts: &WorkerParts, job: &JobRecord, error: &ServerError) -> bool {
         reason: status::reason(error).to_owned(),
         message: status::message(error),
     };
-    let recorded = parts.owner.fail_blocking(job.id, failure);
+    let recorded = when_there_is_room(parts, || parts.owner.fail_blocking(job.id, failure.clone()));
     if let Err(error) = &recorded {
         tracing::error!(%error, "could not record the failure; the job runs again after a restart");
     }

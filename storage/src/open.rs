@@ -45,7 +45,7 @@ pub struct Options {
     /// How many set-aside catalogs and files are kept.
     pub quarantines_kept: usize,
     /// How many bytes are kept back for what must work on a full disk; at most a thirty-second of
-    /// the file system.
+    /// the file system, or 4 MiB.
     pub reserve_bytes: u64,
 }
 

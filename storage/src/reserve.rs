@@ -13,8 +13,14 @@ use crate::durable;
 use crate::error::FileError;
 use crate::layout::Layout;
 
-/// On a small device the reserve takes at most this part of the file system.
-const SMALLEST_PART: u64 = 32;
+/// On a small device the reserve takes at most this part of the file system, but for the next two.
+const PART: u64 = 32;
+
+/// What a start and a few changes of the catalog take, which is as little as helps at all.
+const LEAST: u64 = 4 * 1024 * 1024;
+
+/// On a very small one not even that, but this part.
+const LARGEST_PART: u64 = 4;
 
 /// What is given up at once, at least.
 const PIECE: u64 = 64 * 1024;
@@ -40,7 +46,8 @@ impl Reserve {
     pub(crate) fn find(layout: &Layout, bytes: u64) -> Result<Self, FileError> {
         let root = layout.root().to_owned();
         let path = layout.reserve();
-        let wanted = bytes.min(durable::space(&root)?.total / SMALLEST_PART);
+        let total = durable::space(&root)?.total;
+        let wanted = bytes.min((total / PART).max(LEAST).min(total / LARGEST_PART));
         let found = durable::length_if_there(&path)?.unwrap_or(0);
         let reserve = Self {
             root,

@@ -369,6 +369,7 @@ pub(super) fn job(view: JobView) -> v1::Job {
     let stage = view
         .progress
         .map_or(v1::JobStage::Unspecified, |progress| match progress.stage {
+            Stage::DiskSpace => v1::JobStage::DiskSpace,
             Stage::Similarity => v1::JobStage::Similarity,
             Stage::Merge => v1::JobStage::Merge,
             Stage::Commit => v1::JobStage::Commit,
@@ -541,6 +542,7 @@ fn disk(usage: &DiskUsage) -> v1::DiskUsage {
         manifests: usage.manifests,
         exports: usage.exports,
         quarantine: usage.quarantine,
+        reserve: usage.reserve,
         total: usage.total,
         free: usage.free,
     }

@@ -21,6 +21,10 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// What to wait before trying again when kmerged itself has to come back.
 const RESTART_RETRY: Duration = Duration::from_secs(5);
 
+/// What to do about a full disk.
+const DISK_FULL: &str = "the disk of the state directory is full: free some space, or forget tasks; \
+     what waits goes on by itself when there is room";
+
 /// One row of the table.
 struct Row {
     code: Code,
@@ -63,6 +67,9 @@ pub fn reason(error: &ServerError) -> &'static str {
 
 /// The sentence for people: the error and its causes, without paths of the state directory.
 pub fn message(error: &ServerError) -> String {
+    if error.is_disk_full() {
+        return DISK_FULL.to_owned();
+    }
     if let Some(source) = file_error(error) {
         // Strangers need not know where things are; the log has the path.
         return format!(
@@ -134,6 +141,10 @@ impl From<ServerError> for Status {
 }
 
 fn look_up(error: &ServerError) -> Row {
+    // Whatever had to be written, and through whatever it was written.
+    if error.is_disk_full() {
+        return disk_full();
+    }
     match error {
         ServerError::Field { field, .. } => row(
             Code::InvalidArgument,
@@ -346,14 +357,18 @@ fn merge(error: &MergeError) -> Row {
 
 fn file(error: &FileError, reason: &'static str) -> Row {
     if error.is_disk_full() {
-        row(
-            Code::ResourceExhausted,
-            reason,
-            Detail::Quota("disk", Some(BUSY_RETRY * 30)),
-        )
+        disk_full()
     } else {
         row(Code::Internal, reason, Detail::None)
     }
+}
+
+fn disk_full() -> Row {
+    row(
+        Code::ResourceExhausted,
+        "DISK_FULL",
+        Detail::Quota("disk", Some(BUSY_RETRY * 30)),
+    )
 }
 
 fn read_only(reason: &'static str) -> Row {
@@ -528,5 +543,23 @@ mod tests {
         let status = Status::from(error);
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(!status.message().contains("secret"), "{}", status.message());
+    }
+
+    #[test]
+    fn a_full_disk_is_one_however_deep_it_lies() {
+        let file = FileError {
+            verb: "write",
+            path: PathBuf::from("/var/lib/kmerge/secret"),
+            source: std::io::ErrorKind::StorageFull.into(),
+        };
+        let sink = std::io::Error::other(ReadError::File(file));
+        let status = Status::from(ServerError::Merge(MergeError::Sink(sink)));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "DISK_FULL");
+        assert!(status.message().contains("free some space"));
+        let other = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let other = ServerError::Merge(MergeError::Sink(other));
+        assert_eq!(reason(&other), "TENSOR_SINK_FAILED");
     }
 }

@@ -112,6 +112,7 @@ impl Daemon {
             .arg(self.socket())
             .env("KMERGE_LOG__FORMAT", "human")
             .env("KMERGE_STATE__MIN_FREE_BYTES", "0")
+            .env("KMERGE_STATE__RESERVE_BYTES", "0")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command

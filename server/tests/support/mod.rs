@@ -7,6 +7,7 @@
 //! | `calls` | register, push, wait, and what a refusal carries |
 //! | `command` | the real `kmerge`, run as a user runs it |
 //! | `adapters` | golden and demo adapters, and small ones made here |
+//! | `namespace` | a small file system that can be filled |
 //! | `tensors` | exports read back and compared |
 //!
 //! Nothing here outlives its test: a daemon that is dropped is killed, and its directory removed.
@@ -21,6 +22,7 @@ pub(crate) mod adapters;
 pub(crate) mod calls;
 pub(crate) mod command;
 pub(crate) mod daemon;
+pub(crate) mod namespace;
 pub(crate) mod tensors;
 
 use std::path::{Path, PathBuf};

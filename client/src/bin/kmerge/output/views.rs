@@ -362,6 +362,7 @@ pub(crate) fn headline(decision: &v1::Decision) -> String {
 /// What a job is doing, in a few words.
 pub(crate) fn stage(job: &v1::Job) -> String {
     let doing = match job.stage() {
+        v1::JobStage::DiskSpace => "waiting for disk space",
         v1::JobStage::Similarity => "comparing with the slots",
         v1::JobStage::Merge => "merging",
         v1::JobStage::Commit => "making it durable and writing the export",
