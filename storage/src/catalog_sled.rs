@@ -63,8 +63,13 @@ impl SledStore {
                 .and_then(|()| config.open())
         })?;
         let log = durable::open(&log_path)?;
-        // sled makes files and never waits for their names to be durable.
-        disk.sync(&log, &log_path)?;
+        // sled makes files and waits neither for their names to be durable nor, where its own
+        // settings are in one, for the content; without these it does not open.
+        for entry in durable::list(path)? {
+            if !entry.is_directory {
+                disk.sync(&durable::open(&entry.path)?, &entry.path)?;
+            }
+        }
         disk.sync_directory(path)?;
         Ok(Self {
             database: Some(database),

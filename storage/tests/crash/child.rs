@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmerge_storage::{
-    CommitError, Committer, JobFailure, JobId, JobKind, JobRecord, MembersChange, NextGeneration,
-    Opened, Options, Rearrangement, SlotChange, SlotIndex, SlotOutcome, SlotStep, StoredTensor,
-    UnixMillis, failpoint, open,
+    CommitError, Committer, JobFailure, JobId, JobKind, JobRecord, JobState, MembersChange,
+    NextGeneration, Opened, Options, Rearrangement, SlotChange, SlotIndex, SlotOutcome, SlotStep,
+    StoredTensor, UnixMillis, failpoint, open,
 };
 
 use crate::common::{at, base_model, base_name, commit_of, current, emptying, placing, stage};
@@ -21,6 +21,9 @@ pub(crate) const JOURNAL: &str = "KMERGE_CRASH_JOURNAL";
 
 /// Asks for no more than to open the state.
 pub(crate) const ONLY_OPEN: &str = "KMERGE_CRASH_ONLY_OPEN";
+
+/// Asks for the database not to be written again.
+pub(crate) const KEEP_DATABASE: &str = "KMERGE_CRASH_KEEP_DATABASE";
 
 /// How often a step that finds the disk full is tried again.
 const PATIENCE: u32 = 40;
@@ -218,6 +221,39 @@ impl Worker {
         Ok(())
     }
 
+    /// Notes what whoever asks now is told. From here on that is a promise as well.
+    fn tell(&mut self, opened: &Opened) {
+        let catalog = opened.committer.catalog();
+        for job in catalog.jobs.values() {
+            match (&job.kind, job.state) {
+                (JobKind::Upload, JobState::Queued | JobState::Done) => {
+                    self.note(&format!("queued {} {}", job.task, job.id));
+                }
+                (JobKind::Repack { settings }, JobState::Queued | JobState::Done) => {
+                    self.note(&format!("to-repack {} {settings}", job.id));
+                }
+                (_, JobState::Failed | JobState::Cancelled) => {
+                    self.note(&format!("ended {}", job.id));
+                }
+                (_, _) => {}
+            }
+        }
+        for record in catalog.generations() {
+            if record.superseded.is_none() {
+                let (slot, generation) = (record.slot, record.generation);
+                self.note(&format!("committed {slot} {generation}"));
+            }
+        }
+        if let Some(state) = catalog.base_model(&base_name()) {
+            self.note("registered");
+            let settings = &state.record.settings;
+            if *settings != base_model().settings {
+                self.note(&format!("setting {settings}"));
+                self.note(&format!("set {settings}"));
+            }
+        }
+    }
+
     fn publish(&mut self, opened: &Opened, slot: SlotIndex) -> Outcome<()> {
         let catalog = opened.committer.catalog();
         let record = catalog.slot(&base_name(), slot).unwrap().current();
@@ -333,9 +369,14 @@ fn work(worker: &mut Worker, opened: &mut Opened) -> Outcome<()> {
 
 /// Opens the state, as soon as the disk has room for that.
 fn open_with_room(worker: &mut Worker, state: &Path) -> Option<Opened> {
-    // Small enough that the database is written again in every run.
+    // Small enough that the database is written again in every run. That flushes directories, so a
+    // start that must do so itself goes without.
+    let catalog_floor_bytes = match std::env::var_os(KEEP_DATABASE) {
+        Some(_) => u64::MAX,
+        None => 0,
+    };
     let options = Options {
-        catalog_floor_bytes: 0,
+        catalog_floor_bytes,
         ..Options::default()
     };
     let opened = worker.again(|_| Ok(open(state, &options, at(0))?));
@@ -357,6 +398,7 @@ fn works_until_it_is_ended() {
         std::process::exit(DISK_FAILED);
     };
     if std::env::var_os(ONLY_OPEN).is_some() {
+        worker.tell(&opened);
         return;
     }
     let worked = work(&mut worker, &mut opened);

@@ -43,13 +43,18 @@ pub(crate) struct Journal {
 }
 
 pub(crate) fn read_journal(path: &Path) -> Journal {
-    let mut journal = Journal::default();
     if !path.exists() {
-        return journal;
+        return Journal::default();
     }
     let text = String::from_utf8(read_file(path)).unwrap();
-    journal.lines = text.lines().map(str::to_owned).collect();
-    for line in text.lines() {
+    journal_of(text.lines())
+}
+
+/// A journal of these lines.
+pub(crate) fn journal_of<'a>(lines: impl Iterator<Item = &'a str>) -> Journal {
+    let mut journal = Journal::default();
+    for line in lines {
+        journal.lines.push(line.to_owned());
         let words: Vec<&str> = line.split(' ').collect();
         let job = |at: usize| words[at].parse::<JobId>().unwrap();
         let pair = || (words[1].parse().unwrap(), words[2].parse().unwrap());
@@ -66,8 +71,8 @@ pub(crate) fn read_journal(path: &Path) -> Journal {
             "forgetting" => drop(journal.forgetting.insert(words[1].to_owned())),
             "forgot" => drop(journal.forgot.insert(words[1].to_owned())),
             "to-repack" => drop(journal.to_repack.insert(job(1), words[2].to_owned())),
-            "setting" => journal.setting.push(words[1].to_owned()),
-            "set" => journal.set.push(words[1].to_owned()),
+            "setting" => add(&mut journal.setting, words[1]),
+            "set" => add(&mut journal.set, words[1]),
             "error" => journal.failed = true,
             "refused" => journal.refused += 1,
             "operation" => journal.operations.push(words[1].to_owned()),
@@ -76,6 +81,13 @@ pub(crate) fn read_journal(path: &Path) -> Journal {
         }
     }
     journal
+}
+
+/// What a later run finds done is told once more.
+fn add(list: &mut Vec<String>, word: &str) {
+    if !list.iter().any(|known| known == word) {
+        list.push(word.to_owned());
+    }
 }
 
 /// Opens the state as a start would.
@@ -103,13 +115,7 @@ pub(crate) fn check(state: &Path, journal: &Path, plan: &str) {
         "{:?}\n{context}",
         opened.report
     );
-    let catalog = opened.committer.catalog();
-    acknowledged_is_there(&opened, &catalog, &journal, &context);
-    everything_is_whole(&opened, &catalog, state, &context);
-    ended_stays_ended(&catalog, state, &journal, &context);
-    disk_is_at_its_baseline(&catalog, state, &context);
-    retries_find_their_jobs(&mut opened, &journal, &context);
-    goes_on(&mut opened, &context);
+    check_all(&mut opened, state, &journal, &context);
     drop(opened);
     let again = open_patiently(state, at(2000));
     assert_eq!(
@@ -118,6 +124,38 @@ pub(crate) fn check(state: &Path, journal: &Path, plan: &str) {
         "a second start has nothing to do: {context}"
     );
     files_alone_say_the_same(again, state, &context);
+}
+
+fn check_all(opened: &mut Opened, state: &Path, journal: &Journal, context: &str) {
+    let catalog = opened.committer.catalog();
+    acknowledged_is_there(opened, &catalog, journal, context);
+    everything_is_whole(opened, &catalog, state, context);
+    ended_stays_ended(&catalog, state, journal, context);
+    disk_is_at_its_baseline(&catalog, state, context);
+    retries_find_their_jobs(opened, journal, context);
+    goes_on(opened, context);
+}
+
+/// Opens what a power cut has left and checks everything; gives whether the catalog had to be made
+/// again from files.
+pub(crate) fn check_after_power_cut(state: &Path, journal: &Journal, plan: &str) -> bool {
+    let context = format!("{plan}\n{}", journal.lines.join("\n"));
+    let mut opened = open_patiently(state, at(1000));
+    let context = format!("{:?}\n{context}", opened.report);
+    let rebuilt = opened.report.catalog_rebuilt;
+    // While the first database is made there is nothing in it that could be lost.
+    assert!(!rebuilt || !journal.registered, "{context}");
+    if rebuilt {
+        files_tell_what_they_promise(&opened, state, journal, &context);
+        goes_on(&mut opened, &context);
+    } else {
+        check_all(&mut opened, state, journal, &context);
+    }
+    drop(opened);
+    let again = open_patiently(state, at(2000));
+    assert_eq!(again.report, Default::default(), "{context}");
+    files_alone_say_the_same(again, state, &context);
+    rebuilt
 }
 
 /// Opens the state as a start would that finds no catalog, and checks what files alone promise.
@@ -130,8 +168,20 @@ pub(crate) fn check_without_catalog(state: &Path, journal: &Path, plan: &str) {
     remove(&state.join("catalog"));
     let opened = open_patiently(state, at(1000));
     assert!(opened.report.catalog_rebuilt, "{context}");
+    files_tell_what_they_promise(&opened, state, &journal, &context);
     let catalog = opened.committer.catalog();
-    settings_are_the_last(&catalog, &journal, &context);
+    drop(opened);
+    let again = open_patiently(state, at(2000));
+    assert_eq!(again.report, Default::default(), "{context}");
+    assert_eq!(again.committer.catalog(), catalog, "{context}");
+}
+
+/// What was acknowledged and is told by files is there.
+fn files_tell_what_they_promise(opened: &Opened, state: &Path, journal: &Journal, context: &str) {
+    let catalog = opened.committer.catalog();
+    if journal.registered {
+        settings_are_the_last(&catalog, journal, context);
+    }
     for &(slot, generation) in &journal.committed {
         assert!(number(&catalog, slot) >= Some(generation), "{context}");
     }
@@ -145,12 +195,8 @@ pub(crate) fn check_without_catalog(state: &Path, journal: &Path, plan: &str) {
             "{name} is back: {context}"
         );
     }
-    everything_is_whole(&opened, &catalog, state, &context);
-    disk_is_at_its_baseline(&catalog, state, &context);
-    drop(opened);
-    let again = open_patiently(state, at(2000));
-    assert_eq!(again.report, Default::default(), "{context}");
-    assert_eq!(again.committer.catalog(), catalog, "{context}");
+    everything_is_whole(opened, &catalog, state, context);
+    disk_is_at_its_baseline(&catalog, state, context);
 }
 
 /// What is in slots, and what is not any more, is the same when the catalog is lost.
