@@ -36,6 +36,15 @@ pub enum Refusal {
         /// As configured.
         parallel: usize,
     },
+    /// Too many uploads of one user at once.
+    #[error(
+        "{parallel} uploads of this user are under way, as many as one may have at once: try again \
+         soon"
+    )]
+    UserBusy {
+        /// As configured, or all that the network may have.
+        parallel: usize,
+    },
     /// The disk is too full.
     #[error(
         "{free} bytes are free on the state directory's filesystem and {needed} would be needed: \
@@ -92,11 +101,6 @@ pub fn admit(
     let waiting = load.jobs + load.uploads;
     if waiting >= limits.queue {
         return Err(Refusal::QueueFull { waiting });
-    }
-    if load.uploads >= limits.parallel {
-        return Err(Refusal::UploadsBusy {
-            parallel: limits.parallel,
-        });
     }
     // The staged bytes, and a merged slot of about their size beside them.
     let needed = size.saturating_mul(2).saturating_add(min_free_bytes);
@@ -156,10 +160,18 @@ pub fn fits_budget(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::Pace;
+    use std::time::Duration;
 
     const LIMITS: config::Uploads = config::Uploads {
         max_bytes: 100,
         parallel: 2,
+        parallel_per_user: 2,
+        pace: Pace {
+            bytes_per_second: 0,
+            grace: Duration::ZERO,
+            longest: Duration::ZERO,
+        },
         queue: 4,
     };
     const IDLE: Load = Load {
@@ -197,15 +209,6 @@ mod tests {
         assert_eq!(
             admit(1, load, &LIMITS, 0),
             Err(Refusal::QueueFull { waiting: 4 })
-        );
-        let load = Load {
-            jobs: 1,
-            uploads: 2,
-            ..IDLE
-        };
-        assert_eq!(
-            admit(1, load, &LIMITS, 0),
-            Err(Refusal::UploadsBusy { parallel: 2 })
         );
         let load = Load {
             jobs: 2,

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use kmerge_storage::{Opened, Options};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -22,8 +21,8 @@ use crate::backup::Backups;
 use crate::base_models::BaseModels;
 use crate::config::Config;
 use crate::exports::Exports;
-use crate::grpc::listener::{self, Acceptor};
-use crate::grpc::{self, Rooms};
+use crate::grpc::listener::accept::{Door, TcpDoor};
+use crate::grpc::{self, Rooms, connections, listener};
 use crate::maintenance::Upkeep;
 use crate::owner::{Owner, OwnerParts};
 use crate::packs::Packs;
@@ -196,7 +195,16 @@ impl App {
             owner_thread,
         } = self;
         let socket = listener::listen(&config.listen)?;
-        let acceptor = Acceptor::new(socket.listener, config.listen.allowed_uids.clone());
+        let tcp = match &config.listen.tcp {
+            Some(tcp) => Some(TcpDoor::open(tcp).await?),
+            None => None,
+        };
+        if let Some(tcp) = &tcp {
+            tracing::info!(address = %tcp.address(), "listening on TCP too");
+        }
+        let limits = config.listen.limits;
+        let allowed = config.listen.allowed_uids.clone();
+        let door = Door::new(socket.listener, tcp, allowed, limits);
         let owner = rooms.owner.clone();
         tracker.spawn(rooms.scrubber.clone().keep(config.scrub));
         let (routes, health) = grpc::routes(rooms, &config.listen).await?;
@@ -217,7 +225,7 @@ impl App {
         );
         service_manager::ready("ready");
 
-        let server = grpc::serve(routes, acceptor, &config.listen, stop.clone());
+        let server = connections::serve(routes, door, limits, stop.clone());
         let draining = async {
             stop.requested().await;
             service_manager::stopping();
@@ -225,7 +233,7 @@ impl App {
             tokio::time::sleep(config.shutdown.drain).await;
         };
         tokio::select! {
-            served = server => served.context("the gRPC server failed")?,
+            () = server => {}
             () = draining => tracing::warn!("open calls did not end in time and are dropped"),
         }
         // The server may also have ended by itself: then the rest stops with it.

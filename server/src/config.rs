@@ -5,6 +5,7 @@
 //! compiled-in default, so the file users read and the values in force cannot differ.
 
 mod keys;
+mod listen;
 mod runtimes;
 
 use std::collections::BTreeMap;
@@ -15,10 +16,12 @@ use kmerge_merge::{AssignmentRule, Format, Operator, Policy, SlotDtype, Weightin
 
 use crate::args::Args;
 use crate::converted::Foreign;
+use crate::pace::Pace;
 use crate::paths::Surroundings;
 use crate::served::Room;
 use keys::Keys;
 
+pub use listen::{Limits, Listen, Proof, Tcp, TlsFiles};
 pub use runtimes::{RuntimeConfig, RuntimeKind};
 
 /// The shipped configuration file, which is also the default.
@@ -87,25 +90,6 @@ pub struct State {
     pub finished_jobs: usize,
 }
 
-/// How kmerged listens.
-#[derive(Debug, Clone)]
-pub struct Listen {
-    /// The Unix socket.
-    pub socket: PathBuf,
-    /// Its permission bits.
-    pub socket_mode: u32,
-    /// User ids that may connect beside kmerged's own and root.
-    pub allowed_uids: Vec<u32>,
-    /// Whether the reflection services are served.
-    pub reflection: bool,
-    /// Open streams per connection.
-    pub streams: u32,
-    /// How long a call may wait for the catalog.
-    pub request_timeout: Duration,
-    /// The time an upload may be silent.
-    pub stream_idle: Duration,
-}
-
 /// What is let in.
 #[derive(Debug, Clone, Copy)]
 pub struct Uploads {
@@ -113,6 +97,10 @@ pub struct Uploads {
     pub max_bytes: u64,
     /// Uploads under way at once.
     pub parallel: usize,
+    /// Uploads under way at once of one user, or one address.
+    pub parallel_per_user: usize,
+    /// How fast and how long.
+    pub pace: Pace,
     /// Jobs that may wait or run at once.
     pub queue: usize,
 }
@@ -200,14 +188,13 @@ impl Config {
             },
         )?;
         let threshold = keys.limit("merge.threshold");
+        let state = state(&mut keys, args.state_dir.as_deref(), surroundings);
+        let socket = args.socket.as_deref();
+        let listen = listen::listen(&mut keys, socket, surroundings, &state.directory);
         let config = Self {
-            state: state(&mut keys, args.state_dir.as_deref(), surroundings),
-            listen: listen(&mut keys, args.socket.as_deref(), surroundings),
-            uploads: Uploads {
-                max_bytes: keys.bytes("uploads.max_bytes", 1..=MAX_UPLOAD_BYTES),
-                parallel: keys.count("uploads.parallel", 1..=256),
-                queue: keys.count("uploads.queue", 1..=100_000),
-            },
+            uploads: uploads(&mut keys, &listen),
+            listen,
+            state,
             workers: workers(&mut keys),
             merge: merge(&mut keys, threshold),
             threshold,
@@ -269,22 +256,6 @@ fn state(keys: &mut Keys, flag: Option<&Path>, surroundings: &Surroundings) -> S
     }
 }
 
-fn listen(keys: &mut Keys, flag: Option<&Path>, surroundings: &Surroundings) -> Listen {
-    let configured = keys.path("listen.socket");
-    Listen {
-        socket: flag
-            .map(Path::to_owned)
-            .or(configured)
-            .unwrap_or_else(|| surroundings.default_socket()),
-        socket_mode: keys.octal("listen.socket_mode", 0o666),
-        allowed_uids: keys.uids("listen.allowed_uids"),
-        reflection: keys.switch("listen.reflection"),
-        streams: u32::try_from(keys.count("listen.streams", 1..=10_000)).unwrap_or(u32::MAX),
-        request_timeout: keys.seconds("listen.request_seconds", 1..=3600),
-        stream_idle: keys.seconds("listen.stream_idle_seconds", 1..=3600),
-    }
-}
-
 /// PEFT is always published, so it is taken and left out.
 fn exports(keys: &mut Keys) -> Vec<Foreign> {
     let words = Format::ALL.map(|format| (format.name(), format));
@@ -296,6 +267,27 @@ fn exports(keys: &mut Keys) -> Vec<Foreign> {
     formats.sort_unstable();
     formats.dedup();
     formats
+}
+
+fn uploads(keys: &mut Keys, listen: &Listen) -> Uploads {
+    let parallel = keys.count("uploads.parallel", 1..=256);
+    let parallel_per_user = match keys.count("uploads.parallel_per_user", 0..=256) {
+        // One is kept for somebody else, where there can be somebody else.
+        0 if listen.has_others() => parallel.saturating_sub(1).max(1),
+        0 => parallel,
+        limit => limit,
+    };
+    Uploads {
+        max_bytes: keys.bytes("uploads.max_bytes", 1..=MAX_UPLOAD_BYTES),
+        parallel,
+        parallel_per_user,
+        pace: Pace {
+            bytes_per_second: keys.bytes("uploads.min_bytes_per_second", 0..=1 << 40),
+            grace: keys.seconds("uploads.grace_seconds", 0..=3600),
+            longest: keys.seconds("uploads.max_seconds", 1..=7 * 24 * 3600),
+        },
+        queue: keys.count("uploads.queue", 1..=100_000),
+    }
 }
 
 fn workers(keys: &mut Keys) -> Workers {

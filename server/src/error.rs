@@ -9,7 +9,9 @@ use kmerge_storage::{
     ReadError, Revision, SlotIndex, TaskName,
 };
 
+use crate::access::AccessError;
 use crate::admission::Refusal;
+use crate::pace::Lag;
 
 /// What kind of thing was not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,9 @@ impl Resource {
 /// An error of the server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// Refused at the door.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A request field that cannot be used.
     #[error("{field} {problem}")]
     Field {
@@ -68,6 +73,26 @@ pub enum ServerError {
     /// An upload that stopped coming.
     #[error("the upload sent nothing for {seconds} seconds and was dropped: send it again")]
     UploadSilent {
+        /// As configured.
+        seconds: u64,
+    },
+    /// An upload that came too slowly.
+    #[error(
+        "the upload came at {average} bytes a second and was dropped: at least {floor} are expected \
+         (uploads.min_bytes_per_second); send it again over a better connection"
+    )]
+    UploadSlow {
+        /// On average.
+        average: u64,
+        /// As configured.
+        floor: u64,
+    },
+    /// An upload that took too long.
+    #[error(
+        "the upload was not complete after {seconds} seconds (uploads.max_seconds) and was dropped: \
+         send it again"
+    )]
+    UploadLong {
         /// As configured.
         seconds: u64,
     },
@@ -231,6 +256,15 @@ pub enum ServerError {
     /// A bug.
     #[error("a bug in kmerged stopped this call; the log has the details; nothing was changed")]
     Panicked,
+}
+
+impl From<Lag> for ServerError {
+    fn from(lag: Lag) -> Self {
+        match lag {
+            Lag::Slow { average, floor } => Self::UploadSlow { average, floor },
+            Lag::Long { seconds } => Self::UploadLong { seconds },
+        }
+    }
 }
 
 impl ServerError {

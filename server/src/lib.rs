@@ -22,6 +22,7 @@
 //! Where a change goes: what is let in, `admission`; the order of jobs, `schedule`; what a client
 //! sees, `grpc::convert`; which status an error becomes, `grpc::status`; a new key, `config`.
 
+pub mod access;
 pub mod admission;
 pub mod app;
 pub mod args;
@@ -36,6 +37,7 @@ pub mod facts;
 pub mod grpc;
 pub mod maintenance;
 pub mod owner;
+pub mod pace;
 pub mod packs;
 pub mod pages;
 pub mod paths;
@@ -47,6 +49,7 @@ pub mod scrub;
 pub mod served;
 pub mod service_manager;
 pub mod serving;
+pub mod shares;
 pub mod shutdown;
 pub mod status_report;
 pub mod step;

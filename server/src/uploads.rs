@@ -13,7 +13,7 @@ use kmerge_storage::{
     BaseModelName, BaseModelState, Catalog, Digest, Enqueued, Ingest, IngestError, JobRecord,
     StageRequest, Staged, StagingWriter, TaskName, UploadFacts,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -23,7 +23,9 @@ use crate::config;
 use crate::error::ServerError;
 use crate::facts;
 use crate::owner::Owner;
+use crate::pace::Pace;
 use crate::schedule;
+use crate::shares::{Full, Peer, Share, Shares};
 use crate::step::{self, Arrival, Decided, Tools};
 use crate::tensors::FileSource;
 
@@ -97,8 +99,12 @@ pub struct UploadParts {
 #[derive(Debug, Clone)]
 pub struct Uploads {
     parts: Arc<UploadParts>,
-    permits: Arc<Semaphore>,
+    permits: Shares,
 }
+
+/// Room for one upload, until it is dropped.
+#[derive(Debug)]
+pub struct Permit(#[expect(dead_code, reason = "held, not looked at")] Share);
 
 /// What a header leads to.
 #[derive(Debug)]
@@ -112,7 +118,7 @@ pub enum Begun {
 impl Uploads {
     /// Opens the way in.
     pub fn new(parts: UploadParts) -> Self {
-        let permits = Arc::new(Semaphore::new(parts.limits.parallel));
+        let permits = Shares::new(parts.limits.parallel, parts.limits.parallel_per_user);
         Self {
             parts: Arc::new(parts),
             permits,
@@ -123,12 +129,30 @@ impl Uploads {
         Arc::clone(&self.parts.view.borrow())
     }
 
+    /// How fast uploads must come.
+    pub fn pace(&self) -> Pace {
+        self.parts.limits.pace
+    }
+
+    /// Makes room for an upload, before anything of it is read: each message takes memory as soon as
+    /// its length is known.
+    ///
+    /// # Errors
+    /// [`admission::Refusal::UploadsBusy`] or [`admission::Refusal::UserBusy`].
+    pub fn enter(&self, peer: Peer) -> Result<Permit, ServerError> {
+        let share = self.permits.take(peer).map_err(|full| match full {
+            Full::All(parallel) => admission::Refusal::UploadsBusy { parallel },
+            Full::Peer(parallel) => admission::Refusal::UserBusy { parallel },
+        })?;
+        Ok(Permit(share))
+    }
+
     /// Takes a header: finds the earlier job of the same upload, refuses, or opens the staging.
     ///
     /// # Errors
     /// An unknown base model, another adapter under the same task or request id, or a
     /// [`admission::Refusal`].
-    pub async fn begin(&self, announced: Announced) -> Result<Begun, ServerError> {
+    pub async fn begin(&self, announced: Announced, permit: Permit) -> Result<Begun, ServerError> {
         let catalog = self.catalog();
         if !catalog.base_models.contains_key(&announced.base_model) {
             return Err(ServerError::unknown_base_model(&announced.base_model));
@@ -141,7 +165,7 @@ impl Uploads {
         }
         let load = Load {
             jobs: schedule::unfinished(&catalog),
-            uploads: self.parts.limits.parallel - self.permits.available_permits(),
+            uploads: self.permits.count().saturating_sub(1),
             free: self.parts.tools.reader.free_bytes()?,
         };
         admission::admit(
@@ -150,11 +174,6 @@ impl Uploads {
             &self.parts.limits,
             self.parts.min_free_bytes,
         )?;
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
-            admission::Refusal::UploadsBusy {
-                parallel: self.parts.limits.parallel,
-            }
-        })?;
         let request = StageRequest {
             base_model: announced.base_model.clone(),
             task: announced.task.clone(),
@@ -237,7 +256,7 @@ pub struct Upload {
     chunks: mpsc::Sender<bytes::Bytes>,
     /// With what keeps a stop waiting until a writer that nobody awaits has removed its files.
     writer: JoinHandle<Result<(StagingWriter, TaskTrackerToken), IngestError>>,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl Upload {

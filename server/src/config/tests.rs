@@ -48,6 +48,65 @@ fn the_shipped_file_is_the_default_and_every_key_in_it_is_read() {
     );
     assert_eq!(config.listen.socket_mode, 0o600);
     assert!(!config.listen.reflection);
+    assert_eq!(config.listen.tcp, None);
+    assert_eq!(config.uploads.parallel_per_user, config.uploads.parallel);
+}
+
+#[test]
+fn loopback_asks_for_a_token_and_everything_else_for_certificates() {
+    let proof = |more: &[(&str, &str)]| {
+        let tcp = load(more)?.listen.tcp;
+        Ok::<_, ConfigError>(tcp.unwrap().proof)
+    };
+    for address in ["127.0.0.1:7447", "[::1]:7447", "127.0.0.9:0"] {
+        let found = proof(&[("KMERGE_LISTEN__TCP", address)]).unwrap();
+        assert_eq!(found, Proof::Token("/state/token".into()));
+    }
+    let elsewhere = [
+        ("KMERGE_LISTEN__TCP", "127.0.0.1:7447"),
+        ("KMERGE_LISTEN__TOKEN_FILE", "/secret"),
+    ];
+    assert_eq!(proof(&elsewhere).unwrap(), Proof::Token("/secret".into()));
+    let tls = [
+        ("KMERGE_LISTEN__TLS__CERTIFICATE", "/c"),
+        ("KMERGE_LISTEN__TLS__KEY", "/k"),
+        ("KMERGE_LISTEN__TLS__CLIENT_CA", "/ca"),
+    ];
+    for address in ["0.0.0.0:7447", "192.0.2.1:1", "[::]:7447", "10.0.0.1:7447"] {
+        let tcp = ("KMERGE_LISTEN__TCP", address);
+        let error = proof(&[tcp]).unwrap_err();
+        assert_eq!(error.problems.len(), 1, "{error}");
+        assert!(error.to_string().contains("listen.tls"), "{error}");
+        let found = proof(&[&[tcp][..], &tls].concat()).unwrap();
+        assert!(matches!(found, Proof::Certificates(_)));
+        // One file less is not less of a check: it is a problem.
+        for missing in 0..tls.len() {
+            let mut some = tls.to_vec();
+            let (name, _) = some.remove(missing);
+            let key = name
+                .replace("KMERGE_", "")
+                .replace("__", ".")
+                .to_lowercase();
+            let error = proof(&[&[tcp][..], &some].concat()).unwrap_err();
+            assert!(error.to_string().contains(&key), "{key}: {error}");
+        }
+    }
+    for (tcp, word) in [("localhost:7447", "listen.tcp"), ("7447", "127.0.0.1:7447")] {
+        let error = proof(&[("KMERGE_LISTEN__TCP", tcp)]).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let error = load(&tls).unwrap_err();
+    assert!(error.to_string().contains("listen.tcp"), "{error}");
+}
+
+#[test]
+fn one_upload_is_kept_for_somebody_else_where_there_can_be_somebody_else() {
+    let of = |more: &[(&str, &str)]| load(more).unwrap().uploads.parallel_per_user;
+    assert_eq!(of(&[("KMERGE_LISTEN__TCP", "127.0.0.1:7447")]), 3);
+    let others = ("KMERGE_LISTEN__ALLOWED_UIDS", "7");
+    assert_eq!(of(&[others]), 3);
+    assert_eq!(of(&[others, ("KMERGE_UPLOADS__PARALLEL", "1")]), 1);
+    assert_eq!(of(&[others, ("KMERGE_UPLOADS__PARALLEL_PER_USER", "9")]), 9);
 }
 
 #[test]

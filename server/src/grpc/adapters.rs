@@ -1,11 +1,12 @@
 //! AdapterService: convert, call, convert.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kmerge_proto::v1;
 use kmerge_proto::v1::upload_adapter_request::Content;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller::Caller;
 use super::convert;
 use crate::error::ServerError;
 use crate::maintenance::Upkeep;
@@ -29,22 +30,57 @@ pub(super) struct Adapters {
     pub(super) idle: Duration,
 }
 
+/// The messages of an upload, and how fast they come.
+struct Messages {
+    stream: Streaming<v1::UploadAdapterRequest>,
+    began: Instant,
+    /// The time that was spent waiting for them.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Messages {
+    fn new(stream: Streaming<v1::UploadAdapterRequest>) -> Self {
+        Self {
+            stream,
+            began: Instant::now(),
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+}
+
 impl Adapters {
     /// The next message of an upload; `None` at its end.
-    async fn next(
-        &self,
-        stream: &mut Streaming<v1::UploadAdapterRequest>,
-    ) -> Result<Option<Content>, Status> {
+    async fn next(&self, messages: &mut Messages) -> Result<Option<Content>, Status> {
+        let (pace, asked) = (self.uploads.pace(), Instant::now());
+        let left = pace.longest.saturating_sub(messages.began.elapsed());
+        let patience = self.idle.min(left);
         let message = tokio::select! {
-            message = tokio::time::timeout(self.idle, stream.message()) => {
-                message.map_err(|_| ServerError::UploadSilent { seconds: self.idle.as_secs() })??
-            }
+            message = tokio::time::timeout(patience, messages.stream.message()) => message,
             () = self.stop.requested() => return Err(ServerError::Stopping.into()),
         };
-        match message {
-            None => Ok(None),
-            Some(message) => Ok(Some(message.content.ok_or(ServerError::EmptyMessage)?)),
-        }
+        messages.waited += asked.elapsed();
+        let late = || {
+            if messages.began.elapsed() < pace.longest {
+                let seconds = self.idle.as_secs();
+                return ServerError::UploadSilent { seconds };
+            }
+            let seconds = pace.longest.as_secs();
+            ServerError::UploadLong { seconds }
+        };
+        let Some(message) = message.map_err(|_| late())?? else {
+            return Ok(None);
+        };
+        let content = message.content.ok_or(ServerError::EmptyMessage)?;
+        let length = match &content {
+            Content::Header(header) => header.config.len(),
+            Content::Chunk(chunk) => chunk.len(),
+        };
+        messages.bytes += length as u64;
+        pace.judge(messages.bytes, messages.waited, messages.began.elapsed())
+            .map_err(ServerError::from)?;
+        Ok(Some(content))
     }
 }
 
@@ -54,11 +90,13 @@ impl v1::adapter_service_server::AdapterService for Adapters {
         &self,
         request: Request<Streaming<v1::UploadAdapterRequest>>,
     ) -> Result<Response<v1::UploadAdapterResponse>, Status> {
-        let mut stream = request.into_inner();
-        let Some(Content::Header(header)) = self.next(&mut stream).await? else {
+        let permit = self.uploads.enter(Caller::of(&request).peer)?;
+        let mut messages = Messages::new(request.into_inner());
+        let Some(Content::Header(header)) = self.next(&mut messages).await? else {
             return Err(ServerError::HeaderMissing.into());
         };
-        let mut upload = match self.uploads.begin(convert::announced(header)?).await? {
+        let announced = convert::announced(header)?;
+        let mut upload = match self.uploads.begin(announced, permit).await? {
             Begun::Upload(upload) => upload,
             Begun::Existing(job) => {
                 let accepted = Accepted::Job {
@@ -69,7 +107,7 @@ impl v1::adapter_service_server::AdapterService for Adapters {
                 return self.answer(accepted);
             }
         };
-        while let Some(content) = self.next(&mut stream).await? {
+        while let Some(content) = self.next(&mut messages).await? {
             match content {
                 Content::Chunk(chunk) => upload.chunk(chunk).await?,
                 Content::Header(_) => return Err(ServerError::SecondHeader.into()),

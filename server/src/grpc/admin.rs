@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kmerge_proto::v1;
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use super::convert;
 use super::runtimes::summary;
 use super::watch::{self, Streaming};
@@ -37,8 +38,9 @@ pub(super) struct Admin {
 impl v1::admin_service_server::AdminService for Admin {
     async fn get_status(
         &self,
-        _: Request<v1::GetStatusRequest>,
+        request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let caller = Caller::of(&request);
         let (serving, stop) = (self.serving.clone(), self.stop.clone());
         let report = tokio::task::spawn_blocking(move || status_report::report(&serving, &stop))
             .await
@@ -47,7 +49,7 @@ impl v1::admin_service_server::AdminService for Admin {
         let states = self.board.states();
         status.runtimes = states.values().map(|state| summary(state)).collect();
         status.last_scrub = self.scrubber.last().map(convert::scrubbed);
-        Ok(Response::new(status))
+        Ok(Response::new(caller.may_see(status)))
     }
 
     type ScrubStream = Streaming<v1::ScrubResponse>;

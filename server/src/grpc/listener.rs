@@ -1,23 +1,24 @@
-//! The Unix socket: taken over from the service manager or bound here, and who may connect.
+//! Where connections come from. This folder alone knows transports: the Unix socket, taken over from
+//! the service manager or bound here; TCP with a token; TCP with certificates.
 //!
 //! A stale socket is removed only while the state directory's lock is held, and only if nobody
-//! answers on it. Peers are told apart by the user id the kernel gives, never by what they say.
+//! answers on it. Peers are told apart by what the kernel or a certificate proves, never by what they
+//! say.
+
+pub mod accept;
+pub(super) mod complaints;
+mod secrets;
+mod tls;
+mod token;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
-use tokio::time::Sleep;
-use tokio_stream::Stream;
+use tokio::net::UnixListener;
 
 use crate::config::Listen;
-
-/// Waits this long after accept failed for want of descriptors.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Why there is no socket to listen on.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,57 @@ pub enum ListenError {
     /// Something that is no socket is there.
     #[error("{} exists and is not a socket; move it away, or pass another --socket", .0.display())]
     NotASocket(PathBuf),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: stop whoever does, or set another listen.tcp")]
+    Address {
+        /// As configured.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A secret that is none.
+    #[error(
+        "{} can be read or changed by others (mode {mode:04o}), so it is no secret: make a new one, or \
+         chmod 600 it if nobody can have read it",
+        path.display()
+    )]
+    Shared {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A secret of somebody else.
+    #[error(
+        "{} belongs to user {owner}, who could change it: chown it to kmerged's user or root",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// Something other than a file.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// A token file without a token.
+    #[error(
+        "{} does not hold a token, which is 64 hex digits: remove it and start again, then a new one \
+         is made",
+        .0.display()
+    )]
+    NotAToken(PathBuf),
+    /// A file of [listen.tls] that does not do.
+    #[error("{} {what}: {why}; see listen.tls in the configuration", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+        /// What the library said.
+        why: String,
+    },
     /// The system refused.
     #[error("cannot {verb} {}", path.display())]
     Io {
@@ -131,68 +183,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// The connections of allowed users, for ever. Others are dropped before a byte is read.
-#[derive(Debug)]
-pub struct Acceptor {
-    listener: UnixListener,
-    allowed: Vec<u32>,
-    backoff: Option<Pin<Box<Sleep>>>,
-}
-
-impl Acceptor {
-    /// Accepts for this process's user, root, and `allowed`.
-    pub fn new(listener: UnixListener, mut allowed: Vec<u32>) -> Self {
-        allowed.extend([0, rustix::process::geteuid().as_raw()]);
-        Self {
-            listener,
-            allowed,
-            backoff: None,
-        }
-    }
-
-    fn admits(&self, stream: &UnixStream) -> bool {
-        match stream.peer_cred() {
-            Ok(peer) if self.allowed.contains(&peer.uid()) => true,
-            Ok(peer) => {
-                tracing::warn!(
-                    uid = peer.uid(),
-                    "refused a connection: add the user id to listen.allowed_uids to let it in"
-                );
-                false
-            }
-            Err(error) => {
-                tracing::warn!(%error, "refused a connection without a user id");
-                false
-            }
-        }
-    }
-}
-
-impl Stream for Acceptor {
-    type Item = io::Result<UnixStream>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(backoff) = &mut self.backoff {
-                ready!(backoff.as_mut().poll(context));
-                self.backoff = None;
-            }
-            match ready!(self.listener.poll_accept(context)) {
-                Ok((stream, _)) if self.admits(&stream) => return Poll::Ready(Some(Ok(stream))),
-                Ok(_) => {}
-                // Most often EMFILE: trying again at once would spin.
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    self.backoff = Some(Box::pin(tokio::time::sleep(ACCEPT_BACKOFF)));
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
     use std::time::Duration;
 
     fn config(socket: PathBuf) -> Listen {
@@ -200,8 +194,16 @@ mod tests {
             socket,
             socket_mode: 0o600,
             allowed_uids: Vec::new(),
+            tcp: None,
             reflection: false,
-            streams: 1,
+            limits: Limits {
+                connections: 1,
+                connections_per_user: 1,
+                streams: 1,
+                calls: 1,
+                calls_per_user: 1,
+                idle: Duration::from_secs(1),
+            },
             request_timeout: Duration::from_secs(1),
             stream_idle: Duration::from_secs(1),
         }

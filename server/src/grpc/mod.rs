@@ -1,19 +1,27 @@
-//! The door: the gRPC services on the Unix socket, their limits, health and reflection. Nothing
-//! outside this folder knows protobuf, and nothing in it decides anything.
+//! The door: who comes in, the gRPC services, their limits, health and reflection. Nothing outside
+//! this folder knows protobuf, and nothing in it decides what becomes of an adapter.
+//!
+//! ```text
+//! listener (sockets, uids, TLS) → connections (HTTP/2) → guard (token, limits) → a service
+//! ```
 
 mod adapters;
 mod admin;
 mod base_models;
+pub mod caller;
+pub mod connections;
 mod convert;
+mod deadline;
+mod guard;
 mod jobs;
 pub mod listener;
+mod redact;
 mod runtimes;
 mod slots;
 pub mod status;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kmerge_proto::v1::adapter_service_server::AdapterServiceServer;
 use kmerge_proto::v1::admin_service_server::AdminServiceServer;
@@ -23,7 +31,6 @@ use kmerge_proto::v1::runtime_service_server::RuntimeServiceServer;
 use kmerge_proto::v1::slot_service_server::SlotServiceServer;
 use kmerge_proto::{FILE_DESCRIPTOR_SET, limits};
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -39,21 +46,12 @@ use crate::shutdown::Stop;
 use crate::status_report::About;
 use crate::uploads::Uploads;
 use crate::watching::Watching;
-use listener::Acceptor;
 
-/// Requests other than uploads are small.
-const CONTROL_MESSAGE_BYTES: usize = 512 * 1024;
+/// The largest request that brings neither an adapter nor a config.json, in bytes.
+const CONTROL_BYTES: usize = 64 * 1024;
 
-/// What a client may send as headers, in bytes.
-const HEADER_BYTES: u32 = 8 * 1024;
-
-/// HTTP/2 windows: an upload fills a connection without stalling, and no more.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-
-/// A peer that does not answer a ping for this long is gone.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The largest that registers a base model: its config.json and a little.
+const CONFIG_BYTES: usize = limits::MAX_CONFIG_BYTES + CONTROL_BYTES;
 
 /// What the services call.
 #[derive(Debug, Clone)]
@@ -170,23 +168,18 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
     };
     let mut routes = Routes::builder();
     routes
-        .add_service(health_service)
+        .add_service(health_service.max_decoding_message_size(CONTROL_BYTES))
         .add_service(
             AdapterServiceServer::new(adapters)
                 .max_decoding_message_size(limits::MAX_MESSAGE_BYTES),
         )
-        .add_service(JobServiceServer::new(jobs).max_decoding_message_size(CONTROL_MESSAGE_BYTES))
-        .add_service(SlotServiceServer::new(slots).max_decoding_message_size(CONTROL_MESSAGE_BYTES))
+        .add_service(JobServiceServer::new(jobs).max_decoding_message_size(CONTROL_BYTES))
+        .add_service(SlotServiceServer::new(slots).max_decoding_message_size(CONTROL_BYTES))
         .add_service(
-            BaseModelServiceServer::new(base_models)
-                .max_decoding_message_size(CONTROL_MESSAGE_BYTES),
+            BaseModelServiceServer::new(base_models).max_decoding_message_size(CONFIG_BYTES),
         )
-        .add_service(
-            RuntimeServiceServer::new(runtimes).max_decoding_message_size(CONTROL_MESSAGE_BYTES),
-        )
-        .add_service(
-            AdminServiceServer::new(admin).max_decoding_message_size(CONTROL_MESSAGE_BYTES),
-        );
+        .add_service(RuntimeServiceServer::new(runtimes).max_decoding_message_size(CONTROL_BYTES))
+        .add_service(AdminServiceServer::new(admin).max_decoding_message_size(CONTROL_BYTES));
     if listen.reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -195,30 +188,16 @@ pub async fn routes(rooms: Rooms, listen: &Listen) -> anyhow::Result<(Routes, He
         };
         // Older tools ask for v1alpha only.
         routes
-            .add_service(builder().build_v1()?)
-            .add_service(builder().build_v1alpha()?);
+            .add_service(
+                builder()
+                    .build_v1()?
+                    .max_decoding_message_size(CONTROL_BYTES),
+            )
+            .add_service(
+                builder()
+                    .build_v1alpha()?
+                    .max_decoding_message_size(CONTROL_BYTES),
+            );
     }
     Ok((routes.routes(), health))
-}
-
-/// Serves until a stop is requested, then until the open calls have ended.
-///
-/// # Errors
-/// If the transport fails as a whole.
-pub async fn serve(
-    routes: Routes,
-    acceptor: Acceptor,
-    listen: &Listen,
-    stop: Stop,
-) -> Result<(), tonic::transport::Error> {
-    Server::builder()
-        .max_concurrent_streams(listen.streams)
-        .http2_max_header_list_size(HEADER_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(acceptor, async move { stop.requested().await })
-        .await
 }

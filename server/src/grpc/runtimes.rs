@@ -3,6 +3,7 @@
 use kmerge_proto::v1;
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use super::watch::{self, Streaming};
 use crate::clock::timestamp;
 use crate::facts::saturate;
@@ -26,12 +27,17 @@ impl v1::runtime_service_server::RuntimeService for RuntimeCalls {
         &self,
         request: Request<v1::ListRuntimesRequest>,
     ) -> Result<Response<v1::ListRuntimesResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let page = Page::new(request.page_size, request.page_token)?;
         let states = self.board.states();
         let cut = page.cut(states.values(), |state| state.config.name.clone())?;
         Ok(Response::new(v1::ListRuntimesResponse {
-            runtimes: cut.items.into_iter().map(|state| runtime(state)).collect(),
+            runtimes: cut
+                .items
+                .into_iter()
+                .map(|state| caller.may_see(runtime(state)))
+                .collect(),
             next_page_token: cut.next_page_token,
         }))
     }
@@ -42,11 +48,15 @@ impl v1::runtime_service_server::RuntimeService for RuntimeCalls {
         &self,
         request: Request<v1::WatchRuntimesRequest>,
     ) -> Result<Response<Self::WatchRuntimesStream>, Status> {
+        let caller = Caller::of(&request);
         let name = request.into_inner().name;
         let name = (!name.is_empty()).then_some(name);
         let states = self.watching.runtimes(&self.board, name)?;
-        Ok(watch::respond(states, |state| v1::WatchRuntimesResponse {
-            runtime: Some(runtime(&state)),
+        Ok(watch::respond(states, move |state| {
+            let runtime = caller.may_see(runtime(&state));
+            v1::WatchRuntimesResponse {
+                runtime: Some(runtime),
+            }
         }))
     }
 }

@@ -4,6 +4,7 @@ use kmerge_proto::v1;
 use kmerge_storage::{Revision, SlotIndex};
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use super::convert;
 use super::watch::{self, Streaming};
 use crate::maintenance::Upkeep;
@@ -28,12 +29,17 @@ impl v1::slot_service_server::SlotService for Slots {
         &self,
         request: Request<v1::ListSlotsRequest>,
     ) -> Result<Response<v1::ListSlotsResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let base_model = convert::filter(&request.base_model)?;
         let page = Page::new(request.page_size, request.page_token)?;
         let cut = self.serving.slots(base_model.as_ref(), &page)?;
         Ok(Response::new(v1::ListSlotsResponse {
-            slots: cut.items.into_iter().map(convert::slot).collect(),
+            slots: cut
+                .items
+                .into_iter()
+                .map(|slot| caller.may_see(convert::slot(slot)))
+                .collect(),
             next_page_token: cut.next_page_token,
         }))
     }
@@ -42,11 +48,12 @@ impl v1::slot_service_server::SlotService for Slots {
         &self,
         request: Request<v1::GetSlotRequest>,
     ) -> Result<Response<v1::GetSlotResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let base_model = convert::base_model(&request.base_model)?;
         let slot = self.serving.slot(&base_model, SlotIndex(request.slot))?;
         Ok(Response::new(v1::GetSlotResponse {
-            slot: Some(convert::slot(slot)),
+            slot: Some(caller.may_see(convert::slot(slot))),
         }))
     }
 
@@ -56,18 +63,22 @@ impl v1::slot_service_server::SlotService for Slots {
         &self,
         request: Request<v1::WatchSlotsRequest>,
     ) -> Result<Response<Self::WatchSlotsStream>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let base_model = convert::filter(&request.base_model)?;
         let slots = self
             .watching
             .slots(base_model, Revision(request.after_revision))?;
-        Ok(watch::respond(slots, convert::slot_event))
+        Ok(watch::respond(slots, move |event| {
+            caller.may_see(convert::slot_event(event))
+        }))
     }
 
     async fn resolve_task(
         &self,
         request: Request<v1::ResolveTaskRequest>,
     ) -> Result<Response<v1::ResolveTaskResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let base_model = convert::base_model(&request.base_model)?;
         let task = convert::task(&request.task)?;
@@ -77,7 +88,9 @@ impl v1::slot_service_server::SlotService for Slots {
             let serving = self.serving.clone();
             watching::on_blocking_thread(move || serving.resolve(&base_model, &task)).await?
         };
-        Ok(Response::new(convert::resolved(request, &resolved)))
+        Ok(Response::new(
+            caller.may_see(convert::resolved(request, &resolved)),
+        ))
     }
 
     type FetchSlotStream = Streaming<v1::FetchSlotResponse>;

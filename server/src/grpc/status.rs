@@ -12,6 +12,8 @@ use kmerge_storage::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::redact::without_paths;
+use crate::access::{AccessError, Whose};
 use crate::admission::Refusal;
 use crate::error::{Resource, ServerError};
 
@@ -65,13 +67,17 @@ pub fn reason(error: &ServerError) -> &'static str {
     look_up(error).reason
 }
 
-/// The sentence for people: the error and its causes, without paths of the state directory.
+/// The sentence for people: the error and its causes, without paths. Strangers need not know where
+/// things are; the log has them.
 pub fn message(error: &ServerError) -> String {
+    without_paths(&told(error))
+}
+
+fn told(error: &ServerError) -> String {
     if error.is_disk_full() {
         return DISK_FULL.to_owned();
     }
     if let Some(source) = file_error(error) {
-        // Strangers need not know where things are; the log has the path.
         return format!(
             "could not {} a file of the state: {}",
             source.verb, source.source
@@ -146,6 +152,7 @@ fn look_up(error: &ServerError) -> Row {
         return disk_full();
     }
     match error {
+        ServerError::Access(error) => access(error),
         ServerError::Field { field, .. } => row(
             Code::InvalidArgument,
             "FIELD_INVALID",
@@ -174,6 +181,8 @@ fn look_up(error: &ServerError) -> Row {
         ServerError::UploadSilent { .. } => {
             row(Code::DeadlineExceeded, "UPLOAD_SILENT", Detail::None)
         }
+        ServerError::UploadSlow { .. } => row(Code::DeadlineExceeded, "UPLOAD_SLOW", Detail::None),
+        ServerError::UploadLong { .. } => row(Code::DeadlineExceeded, "UPLOAD_LONG", Detail::None),
         ServerError::ReaderStalled { .. } => {
             row(Code::DeadlineExceeded, "READER_STALLED", Detail::None)
         }
@@ -266,11 +275,38 @@ fn look_up(error: &ServerError) -> Row {
     }
 }
 
+fn access(error: &AccessError) -> Row {
+    match error {
+        AccessError::TokenMissing => row(Code::Unauthenticated, "TOKEN_MISSING", Detail::None),
+        AccessError::TokenWrong => row(Code::Unauthenticated, "TOKEN_WRONG", Detail::None),
+        AccessError::Origin => row(Code::PermissionDenied, "ORIGIN_REFUSED", Detail::None),
+        AccessError::Authority { .. } => {
+            row(Code::PermissionDenied, "AUTHORITY_REFUSED", Detail::None)
+        }
+        AccessError::CallsBusy { whose, .. } => {
+            let subject = match whose {
+                Whose::All => "listen.calls",
+                Whose::Caller => "listen.calls_per_user",
+            };
+            let detail = Detail::Quota(subject, Some(BUSY_RETRY));
+            row(Code::ResourceExhausted, "CALLS_BUSY", detail)
+        }
+        AccessError::DeadlinePassed(_) => {
+            row(Code::DeadlineExceeded, "DEADLINE_PASSED", Detail::None)
+        }
+    }
+}
+
 fn refused(refusal: &Refusal) -> Row {
     let (reason, subject, retry) = match refusal {
         Refusal::TooLarge { .. } => ("UPLOAD_TOO_LARGE", "uploads.max_bytes", None),
         Refusal::QueueFull { .. } => ("QUEUE_FULL", "uploads.queue", Some(BUSY_RETRY)),
         Refusal::UploadsBusy { .. } => ("UPLOADS_BUSY", "uploads.parallel", Some(BUSY_RETRY)),
+        Refusal::UserBusy { .. } => (
+            "USER_UPLOADS_BUSY",
+            "uploads.parallel_per_user",
+            Some(BUSY_RETRY),
+        ),
         Refusal::DiskFull { .. } => ("DISK_FULL", "state.min_free_bytes", Some(BUSY_RETRY * 30)),
         Refusal::OverBudget { .. } => ("BUDGET_EXCEEDED", "max_bytes", None),
     };

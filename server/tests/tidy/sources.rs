@@ -101,6 +101,10 @@ const FILE_ACCESS: &[(&str, &str)] = &[
         "the socket and its directory are the server's own",
     ),
     (
+        "server/src/grpc/listener/secrets.rs",
+        "the token and the certificates are whose who runs the daemon",
+    ),
+    (
         "server/src/config/runtimes.rs",
         "secrets are files of whoever configures a runtime",
     ),
