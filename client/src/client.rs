@@ -9,23 +9,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use kmerge_proto::{limits, v1};
-use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::address::Address;
 use crate::error::{Breach, Error, Unreachable};
+use crate::link::{Link, NoLink};
 use v1::adapter_service_client::AdapterServiceClient;
 use v1::admin_service_client::AdminServiceClient;
 use v1::base_model_service_client::BaseModelServiceClient;
 use v1::job_service_client::JobServiceClient;
 use v1::runtime_service_client::RuntimeServiceClient;
 use v1::slot_service_client::SlotServiceClient;
-
-/// How long the daemon may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a plain call may take. The daemon's own limit is shorter; this one ends a wait for a
 /// daemon that hangs.
@@ -45,8 +42,8 @@ const SMALL_ITEMS: i32 = limits::MAX_PAGE_SIZE;
 /// A connection to the daemon.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
-    socket: Arc<Path>,
+    link: Link,
+    address: Arc<Address>,
 }
 
 /// What the daemon says about its own health.
@@ -66,33 +63,40 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`] says why nobody answers there.
     pub async fn connect(socket: &Path) -> Result<Self, Error> {
-        let socket: Arc<Path> = socket.into();
-        let path = Arc::clone(&socket);
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = Arc::clone(&path);
-            async move {
-                tokio::net::UnixStream::connect(path)
-                    .await
-                    .map(TokioIo::new)
-            }
-        });
-        // The address is never looked at: the connector knows the only place to go.
-        let endpoint = Endpoint::from_static("http://kmerged").connect_timeout(CONNECT_TIMEOUT);
-        match endpoint.connect_with_connector(connector).await {
-            Ok(channel) => Ok(Self { channel, socket }),
-            // Connecting to a regular file is refused like a socket without a listener.
-            Err(_) if is_other_than_socket(&socket) => Err(Error::Unreachable {
-                socket: socket.to_path_buf(),
-                why: Unreachable::NotASocket,
+        Self::connect_to(&Address::from(socket)).await
+    }
+
+    /// Connects to the daemon at an address.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] says why nobody answers there, [`Error::Address`] what is missing to go
+    /// there at all.
+    pub async fn connect_to(address: &Address) -> Result<Self, Error> {
+        let link = match address {
+            Address::Socket(path) => Link::to_socket(path).await,
+            Address::Network(network) => Link::to_network(network).await,
+        };
+        match (link, address) {
+            (Ok(link), _) => Ok(Self {
+                link,
+                address: Arc::new(address.clone()),
             }),
-            Err(error) => Err(Error::unreachable(&error, &socket)),
+            (Err(NoLink::Error(error)), _) => Err(error),
+            // Connecting to a regular file is refused like a socket without a listener.
+            (Err(NoLink::Transport(_)), Address::Socket(path)) if is_other_than_socket(path) => {
+                Err(Error::Unreachable {
+                    address: Box::new(address.clone()),
+                    why: Unreachable::NotASocket,
+                })
+            }
+            (Err(NoLink::Transport(error)), _) => Err(Error::unreachable(&error, address)),
         }
     }
 
-    /// The socket this client is connected to.
+    /// Where this client is connected to.
     #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Registers a base model. Registering the same again changes nothing.
@@ -310,7 +314,7 @@ impl Client {
         let request = tonic_health::pb::HealthCheckRequest {
             service: String::new(),
         };
-        let answer = HealthClient::new(self.channel.clone())
+        let answer = HealthClient::new(self.link.clone())
             .check(bounded(request))
             .await;
         Ok(match self.read(answer)?.status() {
@@ -320,31 +324,31 @@ impl Client {
         })
     }
 
-    pub(crate) fn base_models(&self) -> BaseModelServiceClient<Channel> {
-        BaseModelServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
+    pub(crate) fn base_models(&self) -> BaseModelServiceClient<Link> {
+        BaseModelServiceClient::new(self.link.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
-    pub(crate) fn adapters(&self) -> AdapterServiceClient<Channel> {
-        AdapterServiceClient::new(self.channel.clone())
+    pub(crate) fn adapters(&self) -> AdapterServiceClient<Link> {
+        AdapterServiceClient::new(self.link.clone())
             .max_decoding_message_size(ANSWER_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
+    pub(crate) fn admin(&self) -> AdminServiceClient<Link> {
+        AdminServiceClient::new(self.link.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
-    pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
+    pub(crate) fn jobs(&self) -> JobServiceClient<Link> {
+        JobServiceClient::new(self.link.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
-    pub(crate) fn runtimes(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
+    pub(crate) fn runtimes(&self) -> RuntimeServiceClient<Link> {
+        RuntimeServiceClient::new(self.link.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
     /// `limit`: the largest answer to read; exports come in messages of the contract's size.
-    pub(crate) fn slots(&self, limit: usize) -> SlotServiceClient<Channel> {
-        SlotServiceClient::new(self.channel.clone()).max_decoding_message_size(limit)
+    pub(crate) fn slots(&self, limit: usize) -> SlotServiceClient<Link> {
+        SlotServiceClient::new(self.link.clone()).max_decoding_message_size(limit)
     }
 
     /// The answer, or what went wrong.
@@ -356,7 +360,7 @@ impl Client {
     }
 
     pub(crate) fn error(&self, status: &Status) -> Error {
-        Error::from_status(status, &self.socket)
+        Error::from_status(status, &self.address)
     }
 }
 

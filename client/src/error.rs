@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::address::Address;
 pub use status::code_name;
 pub use tonic::Code;
 pub use tonic_types::ErrorDetails;
@@ -19,12 +20,20 @@ pub use tonic_types::ErrorDetails;
 #[non_exhaustive]
 pub enum Error {
     /// There was no conversation: nobody answers, or the connection broke.
-    #[error("cannot reach kmerged at {}: {why}", socket.display())]
+    #[error("cannot reach kmerged at {address}: {why}")]
     Unreachable {
-        /// The socket that was tried.
-        socket: PathBuf,
+        /// What was tried.
+        address: Box<Address>,
         /// What the system said.
         why: Unreachable,
+    },
+    /// An address that cannot be used.
+    #[error("{address} cannot be used: {why}")]
+    Address {
+        /// As it was given.
+        address: String,
+        /// What is wrong with it.
+        why: BadAddress,
     },
     /// The daemon answered, and the answer is no.
     #[error("{}", .0.message)]
@@ -85,12 +94,36 @@ pub enum Unreachable {
     /// No answer came in time.
     #[error("no answer came in time")]
     Late,
+    /// One side does not accept the other's certificate.
+    #[error("TLS failed ({0})")]
+    Certificate(String),
     /// The connection was there, and broke.
     #[error("the connection was lost ({0})")]
     Lost(String),
     /// Anything else that the system says.
     #[error("{0}")]
     System(io::Error),
+}
+
+/// What is wrong with an address, or missing to go there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadAddress {
+    /// It is none.
+    #[error("it must be http://127.0.0.1:PORT or https://HOST:PORT")]
+    Form,
+    /// A token in the clear.
+    #[error("http is for this machine only, since it shows the token to all on the way: use https")]
+    Clear,
+    /// Nothing to check the daemon's certificate by.
+    #[error("https needs the root that signed the daemon's certificate")]
+    NoRoot,
+    /// A certificate without its key, or a key without its certificate.
+    #[error("a certificate and its key are only of use together")]
+    HalfIdentity,
+    /// A token that cannot be sent.
+    #[error("its token file does not hold a token")]
+    Token,
 }
 
 /// The daemon's no.
@@ -195,7 +228,8 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Unreachable { why, .. } => Some(why.hint().to_owned()),
+            Self::Unreachable { why, address } => Some(why.hint(address).to_owned()),
+            Self::Address { why, .. } => Some(why.hint().to_owned()),
             Self::Refused(refusal) | Self::NotFound(refusal) => refusal.hint(),
             Self::Protocol(_) => {
                 Some("check that kmerge and kmerged are of the same version: kmerge doctor".into())
@@ -218,7 +252,10 @@ impl Error {
                 | Unreachable::Silent
                 | Unreachable::Late
                 | Unreachable::Lost(_) => true,
-                Unreachable::NotASocket | Unreachable::Denied | Unreachable::System(_) => false,
+                Unreachable::NotASocket
+                | Unreachable::Denied
+                | Unreachable::Certificate(_)
+                | Unreachable::System(_) => false,
             },
             Self::Refused(refusal) => match refusal.code {
                 Code::Unavailable => true,
@@ -239,7 +276,8 @@ impl Error {
                 | Code::DataLoss
                 | Code::Unauthenticated => false,
             },
-            Self::NotFound(_)
+            Self::Address { .. }
+            | Self::NotFound(_)
             | Self::Protocol(_)
             | Self::File { .. }
             | Self::Sink(_)
@@ -254,6 +292,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.retry_after(),
             Self::Unreachable { .. }
+            | Self::Address { .. }
             | Self::NotFound(_)
             | Self::Protocol(_)
             | Self::File { .. }
@@ -269,9 +308,30 @@ impl Error {
     }
 }
 
-impl Unreachable {
-    fn hint(&self) -> &'static str {
+impl BadAddress {
+    fn hint(self) -> &'static str {
         match self {
+            Self::Form | Self::Clear => {
+                "say --address and where kmerged's listen.tcp is, or leave it out for the Unix socket"
+            }
+            Self::NoRoot => "name the root's file with --ca or KMERGE_CA",
+            Self::HalfIdentity => "name both with --certificate and --key",
+            Self::Token => "name a copy of the daemon's listen.token_file with --token-file",
+        }
+    }
+}
+
+impl Unreachable {
+    fn hint(&self, address: &Address) -> &'static str {
+        match self {
+            Self::Absent | Self::Silent if matches!(address, Address::Network(_)) => {
+                "start the daemon (kmerged) with listen.tcp set to this address, or name another one \
+                 with --address or KMERGE_ADDRESS"
+            }
+            Self::Certificate(_) => {
+                "check --ca, --certificate and --key against the daemon's listen.tls, and that the \
+                 address is a name in its certificate"
+            }
             Self::Absent | Self::Silent => {
                 "start the daemon (kmerged), or name its socket with --socket or KMERGE_SOCKET"
             }
@@ -281,6 +341,10 @@ impl Unreachable {
                  listen.allowed_uids"
             }
             Self::Late => "look at the daemon's log; kmerge doctor checks the rest",
+            Self::Lost(_) if matches!(address, Address::Network(_)) => {
+                "try again; if it stays like this, look at the daemon's log: too many connections, or \
+                 a certificate that it does not accept"
+            }
             Self::Lost(_) => "try again; if it stays like this, look at the daemon's log",
             Self::System(_) => "kmerge doctor checks the socket and what is around it",
         }
@@ -297,6 +361,20 @@ impl Refusal {
     fn hint(&self) -> Option<String> {
         if let Some(wait) = self.retry_after() {
             return Some(format!("try again in {:.1} s", wait.as_secs_f64()));
+        }
+        match self.reason.as_str() {
+            "TOKEN_MISSING" => {
+                return Some(
+                    "name a copy of the daemon's token file: --token-file or KMERGE_TOKEN_FILE"
+                        .into(),
+                );
+            }
+            "TOKEN_WRONG" => {
+                return Some(
+                    "copy the token again: it is in the daemon's listen.token_file".into(),
+                );
+            }
+            _ => {}
         }
         match self.code {
             Code::Unavailable => Some("try again in a moment; kmerge status tells more".into()),

@@ -10,6 +10,7 @@
 //! | [`fetch`] | one generation of a slot into a directory, checked, whole or not at all |
 //! | [`retry`] | when to try again, and how long to wait: plain code |
 //! | [`json`] | any message of the contract as JSON |
+//! | [`address`] | where a daemon is, and how to get in |
 //! | [`socket`] | where the daemon listens unless told otherwise |
 //! | [`error`] | everything that can go wrong |
 //!
@@ -31,6 +32,7 @@
 //! # }
 //! ```
 
+pub mod address;
 pub mod backup;
 pub mod client;
 pub mod error;
@@ -38,6 +40,7 @@ pub mod fetch;
 mod files;
 mod hex;
 pub mod json;
+mod link;
 pub mod retry;
 mod scrub;
 pub mod socket;
@@ -45,6 +48,7 @@ pub mod upkeep;
 pub mod upload;
 pub mod watch;
 
+pub use address::{Address, Network};
 pub use backup::Backup;
 pub use client::{Client, Health};
 pub use error::{Error, Refusal};

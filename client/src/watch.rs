@@ -304,7 +304,7 @@ async fn pause(retry: &mut Retry, error: Error) -> Result<(), Error> {
 /// A stream that ends although its subject has not.
 fn cut(client: &Client) -> Error {
     Error::Unreachable {
-        socket: client.socket().to_owned(),
+        address: Box::new(client.address().clone()),
         why: Unreachable::Lost("the stream ended early".into()),
     }
 }

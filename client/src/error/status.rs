@@ -2,27 +2,30 @@
 //! transport's.
 
 use std::io;
-use std::path::Path;
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::{Error, Refusal, Unreachable};
+use crate::address::Address;
 
 impl Error {
     /// Reads a status. One that has a cause on this side was made here, by the transport; one
     /// that has none came from the daemon.
-    pub(crate) fn from_status(status: &Status, socket: &Path) -> Self {
+    pub(crate) fn from_status(status: &Status, address: &Address) -> Self {
         match std::error::Error::source(status) {
-            Some(cause) => Self::unreachable(cause, socket),
+            Some(cause) => Self::unreachable(cause, address),
             None => Self::from_daemon(status),
         }
     }
 
     /// Reads an error of the transport.
-    pub(crate) fn unreachable(error: &(dyn std::error::Error + 'static), socket: &Path) -> Self {
+    pub(crate) fn unreachable(
+        error: &(dyn std::error::Error + 'static),
+        address: &Address,
+    ) -> Self {
         Self::Unreachable {
-            socket: socket.to_owned(),
+            address: Box::new(address.clone()),
             why: Unreachable::from_chain(error),
         }
     }
@@ -78,6 +81,10 @@ impl Unreachable {
             io::ErrorKind::ConnectionRefused => Self::Silent,
             io::ErrorKind::PermissionDenied => Self::Denied,
             io::ErrorKind::TimedOut => Self::Late,
+            // What TLS says of a certificate, and what the other side says of ours.
+            io::ErrorKind::InvalidData if error.get_ref().is_some() => {
+                Self::Certificate(error.to_string())
+            }
             io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted

@@ -1,6 +1,5 @@
 //! What each kind of failure is read as, and whether it is worth another attempt.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tonic::Status;
@@ -11,7 +10,7 @@ use super::*;
 const SOCKET: &str = "/run/test.sock";
 
 fn read(status: &Status) -> Error {
-    Error::from_status(status, Path::new(SOCKET))
+    Error::from_status(status, &Address::Socket(SOCKET.into()))
 }
 
 fn refused(error: Error) -> Refusal {

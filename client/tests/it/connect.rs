@@ -1,14 +1,14 @@
 //! Connecting, and what is said when that fails.
 
 use kmerge_client::error::Unreachable;
-use kmerge_client::{Client, Error, Health};
+use kmerge_client::{Address, Client, Error, Health};
 
 use crate::fake::{Fake, Script};
 
 async fn why(socket: &std::path::Path) -> Unreachable {
     match Client::connect(socket).await {
-        Err(Error::Unreachable { why, socket: named }) => {
-            assert_eq!(named, socket);
+        Err(Error::Unreachable { why, address }) => {
+            assert_eq!(*address, Address::from(socket));
             why
         }
         other => panic!("expected nobody there, got {other:?}"),

@@ -40,6 +40,8 @@ pub(crate) fn kmerge() -> Command {
     let mut command = Command::new(&*KMERGE);
     for name in [
         "KMERGE_SOCKET",
+        "KMERGE_ADDRESS",
+        "KMERGE_TOKEN_FILE",
         "NO_COLOR",
         "CLICOLOR",
         "CLICOLOR_FORCE",

@@ -5,12 +5,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use kmerge_client::address::ADDRESS_VARIABLE;
+use kmerge_client::socket::SOCKET_VARIABLE;
+use kmerge_client::{Address, Network};
 
 use crate::commands::{
     backup, base, demo, jobs, pull, push, runtimes, scrub, shell, slots, tasks, upkeep, watch,
 };
 #[cfg(feature = "score")]
 use crate::commands::{replay, score};
+use crate::failure::Failure;
 use crate::output::{ColorWish, Format};
 
 /// Merges LoRA adapters into a few slots, and hands the right one to your runtime.
@@ -37,15 +41,25 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Globals {
-    /// The daemon's Unix socket [default: in $XDG_RUNTIME_DIR, /run or the temporary directory]
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "KMERGE_SOCKET",
-        hide_env_values = true
-    )]
+    /// The daemon's Unix socket [env: KMERGE_SOCKET] [default: in $XDG_RUNTIME_DIR, /run or the
+    /// temporary directory]
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// The daemon's port instead: http://127.0.0.1:PORT or https://HOST:PORT [env: KMERGE_ADDRESS]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
+    address: Option<String>,
+    /// For http: a file with the daemon's token [env: KMERGE_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// For https: the root of the daemon's certificate, PEM [env: KMERGE_CA]
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// For https: your certificate, PEM [env: KMERGE_CERTIFICATE]
+    #[arg(long, global = true, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// For https: its private key, PEM [env: KMERGE_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// How results are written: for people, as one JSON document, or as one a line
     #[arg(
         long,
@@ -73,10 +87,35 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.socket
-            .clone()
-            .unwrap_or_else(kmerge_client::default_socket)
+    /// Where the daemon is. What is said on the command line counts before what is said in the
+    /// environment, and there an address before a socket.
+    pub(crate) fn target(
+        &self,
+        environment: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Address, Failure> {
+        let named = |name| environment(name).filter(|value| !value.is_empty());
+        let address = match (&self.address, &self.socket) {
+            (Some(address), _) => Some(OsString::from(address)),
+            (None, Some(_)) => None,
+            (None, None) => named(ADDRESS_VARIABLE),
+        };
+        let Some(address) = address else {
+            let socket = self.socket.clone();
+            let socket = socket.or_else(|| named(SOCKET_VARIABLE).map(PathBuf::from));
+            return Ok(Address::Socket(
+                socket.unwrap_or_else(kmerge_client::default_socket),
+            ));
+        };
+        let file = |flag: &Option<PathBuf>, name| {
+            let flag = flag.clone();
+            flag.or_else(|| named(name).map(PathBuf::from))
+        };
+        let mut network = Network::new(&address.to_string_lossy())?;
+        network.token_file = file(&self.token_file, "KMERGE_TOKEN_FILE");
+        network.ca = file(&self.ca, "KMERGE_CA");
+        network.certificate = file(&self.certificate, "KMERGE_CERTIFICATE");
+        network.key = file(&self.key, "KMERGE_KEY");
+        Ok(Address::Network(network))
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -165,8 +204,10 @@ EXIT CODES:
   130  interrupted
 
 ENVIRONMENT:
-  KMERGE_SOCKET  the daemon's socket, as --socket
-  NO_COLOR       if set, no colours";
+  KMERGE_SOCKET       the daemon's socket, as --socket
+  KMERGE_ADDRESS      the daemon's port, as --address; counts before KMERGE_SOCKET
+  KMERGE_TOKEN_FILE   as --token-file; so KMERGE_CA, KMERGE_CERTIFICATE, KMERGE_KEY
+  NO_COLOR            if set, no colours";
 
 /// Whether arguments that could not be read ask for JSON.
 pub(crate) fn wants_json(arguments: impl IntoIterator<Item = OsString>) -> bool {

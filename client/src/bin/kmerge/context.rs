@@ -1,9 +1,7 @@
 //! What every command needs: where the daemon is, how to answer, and which base model is meant
 //! when none is named.
 
-use std::path::PathBuf;
-
-use kmerge_client::Client;
+use kmerge_client::{Address, Client};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -11,18 +9,18 @@ use crate::output::Output;
 /// What every command needs.
 #[derive(Debug)]
 pub(crate) struct Context {
-    pub(crate) socket: PathBuf,
+    pub(crate) address: Address,
     pub(crate) output: Output,
 }
 
 impl Context {
-    pub(crate) fn new(socket: PathBuf, output: Output) -> Self {
-        Self { socket, output }
+    pub(crate) fn new(address: Address, output: Output) -> Self {
+        Self { address, output }
     }
 
     /// A connection to the daemon.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.socket).await?)
+        Ok(Client::connect_to(&self.address).await?)
     }
 }
 

@@ -117,6 +117,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (exit, code, reason) = match &error {
             Error::Unreachable { .. } => (Exit::Unreachable, "UNAVAILABLE", "UNREACHABLE"),
+            Error::Address { .. } => (Exit::Usage, "INVALID_ARGUMENT", "ADDRESS"),
             Error::Refused(refusal) => (
                 Exit::Refused,
                 code_name(refusal.code),

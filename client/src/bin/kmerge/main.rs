@@ -44,13 +44,20 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(cli.globals.format(), cli.globals.color, cli.globals.quiet);
+    let address = match cli.globals.target(|name| std::env::var_os(name)) {
+        Ok(address) => address,
+        Err(failure) => {
+            output.failure(&failure);
+            return failure.exit.into();
+        }
+    };
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::system("start", &error))
         .and_then(|runtime| {
-            let context = Context::new(cli.globals.socket(), output);
+            let context = Context::new(address, output);
             runtime.block_on(commands::run(cli.command, &context))
         });
     match result {

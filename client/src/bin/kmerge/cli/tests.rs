@@ -168,15 +168,42 @@ fn nonsense_is_refused() {
 #[test]
 fn global_options_go_before_and_after_the_command() {
     for arguments in [["--socket", "/s", "status"], ["status", "--socket", "/s"]] {
-        assert_eq!(
-            parse(&arguments).unwrap().globals.socket(),
-            PathBuf::from("/s")
-        );
+        let target = parse(&arguments).unwrap().globals.target(|_| None);
+        assert_eq!(target.unwrap(), Address::Socket("/s".into()));
     }
     assert_eq!(
         parse(&["slots", "--json"]).unwrap().globals.format(),
         Format::Json
     );
+}
+
+#[test]
+fn the_command_line_counts_before_the_environment_and_an_address_before_a_socket() {
+    const SOCKET: (&str, &str) = ("KMERGE_SOCKET", "/env.sock");
+    const ADDRESS: (&str, &str) = ("KMERGE_ADDRESS", "http://127.0.0.1:1");
+    let target = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let look = |name: &str| {
+            let found = environment.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        let arguments = [arguments, &["status"]].concat();
+        let target = parse(&arguments).unwrap().globals.target(look);
+        target.map(|address| address.to_string())
+    };
+    let both = [SOCKET, ADDRESS];
+    assert_eq!(target(&[], &[SOCKET]).unwrap(), "/env.sock");
+    assert_eq!(target(&[], &both).unwrap(), "http://127.0.0.1:1");
+    assert_eq!(target(&["--socket", "/s"], &both).unwrap(), "/s");
+    let flag = ["--address", "https://h:2"];
+    assert_eq!(target(&flag, &both).unwrap(), "https://h:2");
+    assert_eq!(
+        target(&[], &[SOCKET, ("KMERGE_ADDRESS", "")]).unwrap(),
+        "/env.sock"
+    );
+    let refused = target(&["--address", "http://192.0.2.1:1"], &[]).unwrap_err();
+    assert_eq!(refused.exit, crate::failure::Exit::Usage);
+    let two = ["--address", "http://[::1]:1", "--socket", "/s", "status"];
+    assert_eq!(parse(&two).unwrap_err().exit_code(), 2);
 }
 
 #[test]

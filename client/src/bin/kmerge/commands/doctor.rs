@@ -4,9 +4,10 @@
 //! in which one depends on the other. What cannot be asked for is not guessed at.
 
 mod daemon;
+mod network;
 mod socket;
 
-use kmerge_client::Client;
+use kmerge_client::{Address, Client};
 use owo_colors::OwoColorize as _;
 use serde_json::{Value as Json, json};
 
@@ -81,8 +82,12 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn checks(context: &Context) -> Vec<Check> {
-    let mut checks = socket::checks(&context.socket);
-    let client = match Client::connect(&context.socket).await {
+    let mut checks = match &context.address {
+        Address::Socket(socket) => socket::checks(socket),
+        Address::Network(network) => network::checks(network),
+        _ => Vec::new(),
+    };
+    let client = match Client::connect_to(&context.address).await {
         Ok(client) => client,
         Err(error) => {
             checks.push(daemon::silent(error));
@@ -92,7 +97,7 @@ async fn checks(context: &Context) -> Vec<Check> {
     checks.push(Check::ok("daemon", "answers"));
     checks.push(daemon::health(client.health().await));
     match client.get_status().await {
-        Ok(status) => checks.extend(daemon::status(&status, &context.socket)),
+        Ok(status) => checks.extend(daemon::status(&status, &context.address)),
         Err(error) => checks.push(daemon::unasked("status", error)),
     }
     match client.list_base_models().await {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kmerge_client::{Error, Health, v1};
+use kmerge_client::{Address, Error, Health, v1};
 
 use super::Check;
 use crate::failure::Failure;
@@ -43,9 +43,14 @@ pub(super) fn health(health: Result<Health, Error>) -> Check {
 }
 
 /// Everything in the daemon's status.
-pub(super) fn status(status: &v1::GetStatusResponse, socket: &Path) -> Vec<Check> {
+pub(super) fn status(status: &v1::GetStatusResponse, address: &Address) -> Vec<Check> {
     let mut checks = vec![version(&status.version), writes(status)];
-    checks.push(directory(status, socket));
+    // Strangers are not told where things are.
+    if let Address::Socket(socket) = address
+        && !status.socket.is_empty()
+    {
+        checks.push(directory(status, socket));
+    }
     checks.extend(status.disk.as_ref().map(disk));
     checks.extend(status.recovery.as_ref().map(catalog));
     checks.push(queue(status));

@@ -1,7 +1,5 @@
 //! What the doctor finds in the daemon's words, and how it is shown.
 
-use std::path::Path;
-
 use kmerge_client::{Health, v1};
 
 use super::*;
@@ -27,7 +25,7 @@ fn healthy() -> v1::GetStatusResponse {
 }
 
 fn verdict(status: &v1::GetStatusResponse, name: &str) -> Verdict {
-    let checks = daemon::status(status, Path::new(SOCKET));
+    let checks = daemon::status(status, &Address::Socket(SOCKET.into()));
     checks
         .iter()
         .find(|check| check.name == name)
@@ -37,7 +35,7 @@ fn verdict(status: &v1::GetStatusResponse, name: &str) -> Verdict {
 
 #[test]
 fn a_healthy_daemon_passes_every_check() {
-    let checks = daemon::status(&healthy(), Path::new(SOCKET));
+    let checks = daemon::status(&healthy(), &Address::Socket(SOCKET.into()));
     assert!(
         checks.iter().all(|check| check.verdict == Verdict::Ok),
         "{checks:#?}"
