@@ -174,10 +174,15 @@ impl Committer {
     /// # Errors
     /// If the database does not close cleanly; the next start recovers it.
     pub fn close(self) -> Result<(), CommitError> {
-        match self.store {
-            Some(store) => Ok(store.close()?),
-            None => Ok(()),
-        }
+        let Some(store) = self.store else {
+            return Ok(());
+        };
+        store.close()?;
+        // Whatever happens to the catalog until the next start, that it once came so far is known.
+        let temporary = self.shared.layout.temporary("revisions");
+        let reached = self.catalog.revision.0;
+        let disk = &self.shared.disk;
+        Ok(self.revisions.note_reached(disk, temporary, reached)?)
     }
 
     /// The directory and what belongs to it.

@@ -2,9 +2,10 @@
 //!
 //! Owned by the committer. A small file holds a ceiling: no number above it has been given out. It
 //! is raised a block at a time, so that it costs a flush once in a thousand numbers; after the
-//! catalog was lost, counting goes on above the ceiling.
+//! catalog was lost, counting goes on above the ceiling. Beside it stands a number that was certainly
+//! reached: a catalog that does not come so far has lost its end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,8 @@ const BLOCK: u64 = 1000;
 #[derive(Debug, Serialize, Deserialize)]
 struct Ceiling {
     ceiling: u64,
+    #[serde(default)]
+    reached: u64,
 }
 
 impl Document for Ceiling {
@@ -44,7 +47,7 @@ pub(crate) enum Reading {
 }
 
 /// Reads a counter's file; the error is a later version's schema.
-pub(crate) fn read(path: &std::path::Path) -> Result<Result<Reading, u16>, FileError> {
+pub(crate) fn read(path: &Path) -> Result<Result<Reading, u16>, FileError> {
     let Some(bytes) = durable::read_if_there(path)? else {
         return Ok(Ok(Reading::Missing));
     };
@@ -53,6 +56,13 @@ pub(crate) fn read(path: &std::path::Path) -> Result<Result<Reading, u16>, FileE
         Err(SealError::Damaged) => Ok(Reading::Damaged),
         Err(SealError::NewerSchema(schema)) => Err(schema),
     })
+}
+
+/// The number that was reached at least.
+pub(crate) fn reached(path: &Path) -> Result<u64, FileError> {
+    let bytes = durable::read_if_there(path)?;
+    let document = bytes.and_then(|bytes| sealed::unseal::<Ceiling>(&bytes).ok());
+    Ok(document.map_or(0, |document| document.reached))
 }
 
 impl Counter {
@@ -77,10 +87,31 @@ impl Counter {
             return Ok(());
         }
         let ceiling = number.div_ceil(BLOCK).saturating_mul(BLOCK);
-        disk.put_durably(&temporary, &self.path, &sealed::seal(&Ceiling { ceiling }))?;
+        self.write(disk, &temporary, ceiling, number.saturating_sub(1))?;
         failpoint::hit("counter.reserved");
         self.ceiling = ceiling;
         Ok(())
+    }
+
+    /// Notes that `number` was given out and is in the catalog.
+    pub(crate) fn note_reached(
+        &self,
+        disk: &Disk,
+        temporary: PathBuf,
+        number: u64,
+    ) -> Result<(), FileError> {
+        self.write(disk, &temporary, self.ceiling.max(number), number)
+    }
+
+    fn write(
+        &self,
+        disk: &Disk,
+        temporary: &Path,
+        ceiling: u64,
+        reached: u64,
+    ) -> Result<(), FileError> {
+        let document = Ceiling { ceiling, reached };
+        disk.put_durably(temporary, &self.path, &sealed::seal(&document))
     }
 }
 

@@ -158,4 +158,6 @@ pub(crate) fn open_with(
 }
 
 #[cfg(test)]
+mod hanging;
+#[cfg(test)]
 mod tests;

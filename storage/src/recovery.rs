@@ -65,8 +65,16 @@ pub(crate) fn recover(
         Found::Lost => (Catalog::default(), Event::Recovered),
     };
     let rebuilding = report.catalog_rebuilt;
+    let has_lost_its_end = !rebuilding && lost_its_end(&before, &survey);
+    if has_lost_its_end {
+        report.notes.push(
+            "the catalog has lost its last changes; what files know of them is taken in".to_owned(),
+        );
+    }
 
     let mut recovery = Recovery::new(shared, now, &survey, &before, rebuilding, report);
+    recovery.has_lost_its_end = has_lost_its_end;
+    recovery.unrecorded += if has_lost_its_end { 2 } else { 0 };
     // 3. to 5.
     recovery.recover_base_models()?;
     recovery.recover_generations()?;
@@ -86,7 +94,8 @@ pub(crate) fn recover(
     let mut revisions = Counter::new(layout.revisions(), ceiling(survey.revisions));
     let mut job_ids = Counter::new(layout.job_ids(), ceiling(survey.job_ids));
     let mut catalog = before;
-    if rebuilding || event == Event::Created || !transaction.is_empty() {
+    let is_changed = rebuilding || has_lost_its_end || !transaction.is_empty();
+    if is_changed || event == Event::Created {
         // The catalog of a new state comes before any other file, so that a start which finds
         // files and no catalog knows that it is lost.
         let is_new = event == Event::Created;
@@ -156,6 +165,16 @@ fn make_names_durable(shared: &Shared) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Whether there was more in the catalog once than there is now: it was at a later revision, or more
+/// than the one job that a crash may leave unrecorded has come since.
+fn lost_its_end(catalog: &Catalog, survey: &Survey) -> bool {
+    let unrecorded = survey
+        .staged
+        .iter()
+        .filter(|&(&job, directory)| job > catalog.last_job && directory.header.is_some());
+    survey.reached > catalog.revision || unrecorded.count() > 1
+}
+
 /// What the database holds.
 enum Found {
     /// Nothing, and there is nothing beside it either.
@@ -175,6 +194,14 @@ fn open_catalog(
     report: &mut RecoveryReport,
 ) -> Result<(Box<dyn CatalogStore>, Found), OpenError> {
     let path = shared.layout.catalog();
+    if durable::exists(&path) && !path.is_dir() {
+        let quarantined = set_aside(shared, &path, now)?;
+        report.notes.push(format!(
+            "something else was in the place of the catalog; it was moved to {}",
+            quarantined.display()
+        ));
+        report.quarantined = Some(quarantined);
+    }
     remove_half_snapshots(&path, report)?;
     shared.disk.ensure_directory(shared.layout.root(), &path)?;
     let opened = opener
@@ -280,6 +307,8 @@ struct Recovery<'a> {
     before: &'a Catalog,
     /// Whether it was lost, so that the files are all there is.
     rebuilding: bool,
+    /// Whether it was there, but not all of it.
+    has_lost_its_end: bool,
     transaction: Transaction,
     report: RecoveryReport,
     /// Changes that the files know and the catalog did not. One writer leaves at most one behind;
@@ -301,7 +330,8 @@ impl<'a> Recovery<'a> {
         report: RecoveryReport,
     ) -> Self {
         let known = before.revision.max(survey.newest_revision);
-        let behind = rebuilding || survey.newest_revision > before.revision;
+        let known = known.max(survey.reached);
+        let behind = rebuilding || known > before.revision || lost_its_end(before, survey);
         // A reader may have seen any revision up to the ceiling, and must never see one twice.
         let last = match survey.revisions {
             Reading::Ceiling(ceiling) if behind => known.max(Revision(ceiling)),
@@ -315,6 +345,7 @@ impl<'a> Recovery<'a> {
             survey,
             before,
             rebuilding,
+            has_lost_its_end: false,
             transaction,
             report,
             unrecorded: 0,

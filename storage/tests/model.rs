@@ -1,4 +1,4 @@
-//! Any sequence of operations, starts and losses of the catalog does what a plain map does.
+//! Any sequence of operations, kills, starts and losses of the catalog does what a plain map does.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
 
@@ -47,6 +47,8 @@ enum Operation {
         grace: u64,
     },
     Reopen,
+    /// The process ends as it is, and another one starts.
+    Kill,
     LoseCatalog,
 }
 
@@ -83,6 +85,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => index().prop_map(Operation::Cancel),
         2 => (0..12_u64).prop_map(|grace| Operation::Collect { grace }),
         2 => Just(Operation::Reopen),
+        2 => Just(Operation::Kill),
         1 => Just(Operation::LoseCatalog),
     ]
 }
@@ -374,6 +377,10 @@ fn run(world: &mut World, model: &mut Model, operation: &Operation) {
         }
         Operation::Reopen => {
             world.reopen();
+            model.restart();
+        }
+        Operation::Kill => {
+            world.kill();
             model.restart();
         }
         Operation::LoseCatalog => {
@@ -703,8 +710,14 @@ fn slots(catalog: &Catalog, reader: &Reader) -> BTreeMap<u32, Slot> {
     slots
 }
 
+/// How many sequences are tried; `KMERGE_MODEL_CASES` asks for more.
+fn cases() -> u32 {
+    let asked = std::env::var("KMERGE_MODEL_CASES");
+    asked.map_or(48, |number| number.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn storage_does_what_a_map_does(operations in prop::collection::vec(operation(), 1..60)) {

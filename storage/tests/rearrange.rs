@@ -286,7 +286,7 @@ fn that_a_slot_is_empty_is_written_again() {
         } else {
             remove(&path);
         }
-        assert_eq!(world.reopen().notes.len(), 1 + usize::from(damage));
+        assert_eq!(world.reopen().notes.len(), 1 + 2 * usize::from(damage));
         assert_eq!(world.reopen(), Default::default());
     }
     lose_catalog(&mut world);

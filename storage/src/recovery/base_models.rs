@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Recovery;
+use super::{Recovery, set_aside};
 use crate::base_model_file::BaseModelFile;
 use crate::catalog::BaseModelState;
 use crate::error::OpenError;
@@ -69,6 +69,10 @@ impl Recovery<'_> {
             let name = &state.record.name;
             if self.survey.base_models.get(name) == Some(&file) {
                 continue;
+            }
+            let path = self.shared.layout.base_model(name);
+            if self.survey.damaged_base_models.contains(&path) {
+                set_aside(self.shared, &path, self.now)?;
             }
             file.write(self.shared)?;
             self.report.notes.push(format!(

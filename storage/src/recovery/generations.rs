@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Recovery;
 use super::base_models::is_later;
 use super::survey::{SlotKey, read};
+use super::{Recovery, set_aside};
 use crate::catalog::Catalog;
+use crate::durable;
 use crate::error::OpenError;
 use crate::ids::{BaseModelName, Generation, JobId, Revision, SlotIndex, UnixMillis};
 use crate::manifest::{Manifest, MemberEntry};
@@ -321,6 +322,10 @@ impl Recovery<'_> {
         }
         for manifest in missing {
             let path = layout.manifest(&manifest.base_model, manifest.slot, manifest.generation);
+            if durable::exists(&path) {
+                let aside = set_aside(self.shared, &path, self.now)?;
+                self.note(format!("moved the damaged one to {}", aside.display()));
+            }
             let directory = path.parent().unwrap_or(&path);
             self.shared
                 .disk

@@ -27,6 +27,14 @@ impl Recovery<'_> {
             .cloned()
             .collect();
         for job in unfinished {
+            let is_staged = self.survey.staged.contains_key(&job.id);
+            if self.has_lost_its_end && !job.kind.is_upload() && !is_staged {
+                // Its header goes when it has ended, and a job that was taken back must not run.
+                let message = "The job had ended, but the catalog has lost how; look at the slots, \
+                               and ask again if need be.";
+                self.fail(&job, DATA_LOSS, "OUTCOME_LOST", message.to_owned())?;
+                continue;
+            }
             // What a job without an upload is to do is in its record.
             if job.kind.is_upload() && !runnable.contains(&job.id) {
                 let message = "The uploaded files are missing or damaged; send the adapter again.";

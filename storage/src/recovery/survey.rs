@@ -40,6 +40,8 @@ pub(super) struct Survey {
     pub(super) temporaries: Vec<Entry>,
     pub(super) job_ids: Reading,
     pub(super) revisions: Reading,
+    /// A revision that the catalog had at least.
+    pub(super) reached: Revision,
     /// What is none of ours.
     pub(super) strangers: Vec<PathBuf>,
 }
@@ -57,6 +59,7 @@ impl Survey {
             temporaries: Vec::new(),
             job_ids: read_counter(&layout.job_ids())?,
             revisions: read_counter(&layout.revisions())?,
+            reached: Revision(counter::reached(&layout.revisions())?),
             strangers: Vec::new(),
         };
         survey.find_base_models(layout)?;

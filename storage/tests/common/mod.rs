@@ -135,6 +135,14 @@ impl World {
         report
     }
 
+    /// Goes on with a copy of what lies on disk, as if the process had been killed at this moment.
+    pub fn kill(&mut self) -> RecoveryReport {
+        let copy = copy(&self.path());
+        self.abandon();
+        self.directory = copy;
+        self.reopen()
+    }
+
     pub fn stage(&mut self, name: &str, bytes: &[u8], request: Option<&str>) -> Staged {
         stage(self.open(), name, bytes, request).unwrap()
     }
@@ -200,6 +208,31 @@ impl World {
                 && !["LOCK", "job-ids", "revisions"].contains(&&**name)
         });
         files
+    }
+}
+
+/// A copy of a state directory as it lies there, whether it is open or not.
+pub fn copy(state: &Path) -> tempfile::TempDir {
+    let copy = scratch();
+    copy_into(state, copy.path());
+    copy
+}
+
+/// Copies all that is in `from` to `to`.
+pub fn copy_into(from: &Path, to: &Path) {
+    make_directories(to);
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        let kind = std::fs::symlink_metadata(&path).unwrap().file_type();
+        if kind.is_symlink() {
+            let link = std::fs::read_link(&path).unwrap();
+            std::os::unix::fs::symlink(link, target).unwrap();
+        } else if kind.is_dir() {
+            copy_into(&path, &target);
+        } else {
+            write_file(&target, &read_file(&path));
+        }
     }
 }
 
@@ -294,7 +327,8 @@ pub fn emptying(slot: SlotIndex, expected: Option<Generation>) -> SlotStep {
     }
 }
 
-fn gather(root: &Path, directory: &Path, files: &mut BTreeMap<String, Digest>) {
+/// Every file at or below `directory`, by its path from `root`, with the digest of its content.
+pub fn gather(root: &Path, directory: &Path, files: &mut BTreeMap<String, Digest>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path
