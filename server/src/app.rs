@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::backup::Backups;
 use crate::base_models::BaseModels;
 use crate::config::Config;
+use crate::doubts::Doubts;
 use crate::exports::Exports;
 use crate::grpc::listener::accept::{Door, TcpDoor};
 use crate::grpc::{self, Rooms, connections, listener};
@@ -98,10 +99,12 @@ impl App {
             patience: config.listen.request_timeout,
         };
         let (owner, owner_thread) = Owner::start(parts, Handle::current())?;
+        let doubts = Doubts::new(owner.clone(), tools.packs.clone(), view.clone());
         let workers = Workers::start(
             config.workers,
             WorkerParts {
                 owner: owner.clone(),
+                doubts: doubts.clone(),
                 tools: tools.clone(),
                 view: view.clone(),
                 progress: progress.clone(),
@@ -129,7 +132,7 @@ impl App {
         let scrubber = Scrubber {
             reader: reader.clone(),
             view: view.clone(),
-            packs: tools.packs.clone(),
+            doubts: doubts.clone(),
             stop: stop.clone(),
             tracker: tracker.clone(),
             last: Arc::default(),
@@ -139,9 +142,10 @@ impl App {
             view: view.clone(),
             reader: reader.clone(),
             served: served.clone(),
+            doubts: doubts.clone(),
         };
         let runtimes = Runtimes::new(config.runtimes.clone(), &source)?;
-        let serving = Serving::new(view, reader, progress, served);
+        let serving = Serving::new(view, reader, progress, served, doubts);
         let rooms = Rooms {
             uploads,
             upkeep,

@@ -31,6 +31,7 @@ pub mod base_models;
 pub mod clock;
 pub mod config;
 pub mod converted;
+pub mod doubts;
 pub mod error;
 pub mod exports;
 pub mod facts;

@@ -11,14 +11,15 @@
 //! | the end of a generation's grace | removes it |
 //! | every two seconds, while the disk is too full for something | tries that again |
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kmerge_storage::{
-    BackupError, BaseModelName, BaseModelRecord, Catalog, CommitError, Committer, Enqueued,
-    JobFailure, JobId, JobKind, JobRecord, JobState, Rearrangement, Registered, Snapshot, Staged,
-    UnixMillis,
+    BackupError, BaseModelName, BaseModelRecord, Catalog, CommitError, Committer, Digest,
+    Distrusted, Enqueued, JobFailure, JobId, JobKind, JobRecord, JobState, Rearrangement, Registered,
+    Snapshot, Staged, UnixMillis,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,6 +47,7 @@ enum Command {
     Cancel(JobId, Reply<Arc<JobRecord>>),
     Commit(Box<Rearrangement>, Reply<Arc<Catalog>>),
     RegisterBaseModel(Box<BaseModelRecord>, Reply<Registered>),
+    Distrust(BTreeSet<Digest>, Reply<Distrusted>),
     Snapshot(oneshot::Sender<Result<Snapshot, BackupError>>),
     Ping(oneshot::Sender<()>),
     Close,
@@ -214,6 +216,14 @@ impl Owner {
         self.ask_blocking(|reply| Command::Commit(Box::new(outcome), reply))
     }
 
+    /// Gives up the generations that have one of these files. For threads that may block.
+    ///
+    /// # Errors
+    /// If the catalog cannot be written.
+    pub fn distrust_blocking(&self, bad: BTreeSet<Digest>) -> Result<Distrusted, ServerError> {
+        self.ask_blocking(|reply| Command::Distrust(bad, reply))
+    }
+
     fn ask_blocking<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ServerError> {
         let (reply, answer) = oneshot::channel();
         self.commands
@@ -315,6 +325,12 @@ impl Loop {
             Command::RegisterBaseModel(record, reply) => {
                 let answer = committer.register_base_model(*record);
                 self.answer(reply, answer);
+            }
+            Command::Distrust(bad, reply) => {
+                let answer = committer.distrust(&bad, now);
+                self.answer(reply, answer);
+                // The generation that serves again has begun its grace, in a way.
+                self.collect();
             }
             Command::Snapshot(reply) => drop(reply.send(committer.snapshot(now))),
             // Whoever asked may have given up; that is its own affair here and below.

@@ -48,6 +48,43 @@ impl Packs {
         }
     }
 
+    /// What the files are read through.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Compares all of a generation's file with its digest, the first time that this process is asked.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub fn check(&self, generation: &GenerationRecord) -> Result<(), ServerError> {
+        let digest = generation.digest;
+        {
+            let heads = self.heads();
+            if heads.distrusted.contains(&digest) {
+                return Err(ReadError::TensorAltered { digest }.into());
+            }
+            if heads.verified.contains(&digest) {
+                return Ok(());
+            }
+        }
+        self.reader.verify(generation, u64::MAX, &mut |_| true)?;
+        self.heads().verified.insert(digest);
+        Ok(())
+    }
+
+    /// Notes that this process has just written a file.
+    pub fn trust(&self, digest: Digest) {
+        let mut heads = self.heads();
+        heads.verified.insert(digest);
+        heads.distrusted.remove(&digest);
+    }
+
+    /// Whether the head of a generation is in memory.
+    pub fn knows(&self, generation: &GenerationRecord) -> bool {
+        self.heads().known.contains_key(&generation.digest)
+    }
+
     /// The head of a generation, if that is a packed one.
     ///
     /// # Errors
@@ -86,18 +123,8 @@ impl Packs {
     pub fn open(&self, generation: &GenerationRecord) -> Result<OpenPack, ServerError> {
         let source = FileSource(self.reader.tensor(generation)?);
         let digest = generation.digest;
-        let (known, is_verified) = {
-            let heads = self.heads();
-            if heads.distrusted.contains(&digest) {
-                return Err(ReadError::TensorAltered { digest }.into());
-            }
-            let known = heads.known.get(&digest).cloned();
-            (known, heads.verified.contains(&digest))
-        };
-        if !is_verified {
-            self.reader.verify(generation, u64::MAX, &mut |_| true)?;
-            self.heads().verified.insert(digest);
-        }
+        self.check(generation)?;
+        let known = self.heads().known.get(&digest).cloned();
         let packed = match known {
             Some(head) => head,
             None => self.read_head(generation, &source)?,
@@ -110,6 +137,7 @@ impl Packs {
         let mut heads = self.heads();
         heads.known.insert(digest, head);
         heads.verified.insert(digest);
+        heads.distrusted.remove(&digest);
     }
 
     /// Decodes nothing more of a file that is not what was written.

@@ -3,7 +3,6 @@
 //! Called by `main` instead of the app. What holds: it says what it has done on stdout, as text or as one
 //! JSON document, and a failure leaves the directory as it was.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -71,15 +70,11 @@ pub fn run(config: &Config, file: &Path, dry_run: bool, json: bool) -> Said {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the backup is the user's file, where the user said"
-)]
 fn open(file: &Path) -> Result<Box<dyn Read>, RestoreError> {
     if file == Path::new("-") {
         return Ok(Box::new(io::stdin().lock()));
     }
-    let opened = File::open(file).map_err(RestoreError::Source)?;
+    let opened = kmerge_storage::open_backup(file)?;
     Ok(Box::new(BufReader::with_capacity(1 << 16, opened)))
 }
 

@@ -1,9 +1,8 @@
 //! Reads everything again that is kept, and compares it with what was written: slowly by itself, so
 //! that a bit that has fallen over is found while it can still be made good, and at once when asked.
 //!
-//! Owned by nobody in particular: it only reads. What it finds damaged is not decoded any more, and
-//! is told to whoever asks; what to do about it is for people, since only they know whether there is a
-//! copy.
+//! Owned by nobody in particular: it only reads. What it finds damaged is given up at once, as `doubts`
+//! says, and told to whoever asks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,9 +14,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::config;
+use crate::doubts::Doubts;
 use crate::error::ServerError;
 use crate::grpc::status;
-use crate::packs::Packs;
 use crate::shutdown::Stop;
 
 /// What was found to be other than it was written.
@@ -29,6 +28,8 @@ pub struct Damage {
     pub what: String,
     /// Whether the slot still is at this generation.
     pub is_current: bool,
+    /// What was done about it, one sentence each.
+    pub done: Vec<String>,
 }
 
 /// How far a scrub is; the last one of a scrub is its result.
@@ -51,8 +52,8 @@ pub struct Scrubber {
     pub reader: Reader,
     /// The catalog as it is now.
     pub view: watch::Receiver<Arc<Catalog>>,
-    /// Whose heads are not to be trusted when their files are not.
-    pub packs: Packs,
+    /// What is done about damage.
+    pub doubts: Doubts,
     /// Ends it.
     pub stop: Stop,
     /// Keeps a stop waiting until the last file is let go.
@@ -150,7 +151,7 @@ impl Scrubber {
             if let Err(error) = verified
                 && self.is_there(&record)
             {
-                so_far.damaged.push(self.damage(&record, error));
+                so_far.damaged.extend(self.damage(&record, error));
             }
             so_far.bytes.0 = before + record.bytes;
             so_far.generations.0 += 1;
@@ -173,9 +174,24 @@ impl Scrubber {
         found.is_some()
     }
 
-    fn damage(&self, record: &GenerationRecord, error: ReadError) -> Damage {
-        self.packs.distrust(record.digest);
+    fn is_current(&self, record: &GenerationRecord) -> bool {
+        let catalog = self.view.borrow();
+        let slot = catalog.slot(&record.base_model, record.slot);
+        slot.is_some_and(|slot| slot.current().generation == record.generation)
+    }
+
+    /// Deals with what was found; none if it was only that the generation has gone meanwhile.
+    fn damage(&self, record: &GenerationRecord, error: ReadError) -> Option<Damage> {
         let what = status::message(&ServerError::Read(error));
+        let is_current = self.is_current(record);
+        let done = self.doubts.look_into(record).unwrap_or_else(|error| {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "could not give the generation up");
+            vec!["it could not be given up; the log has the reason".to_owned()]
+        });
+        if done.is_empty() && !self.is_there(record) {
+            return None;
+        }
         tracing::error!(
             base_model = %record.base_model,
             slot = %record.slot,
@@ -183,11 +199,12 @@ impl Scrubber {
             what,
             "damaged"
         );
-        Damage {
+        Some(Damage {
+            done,
             generation: record.clone(),
             what,
-            is_current: record.superseded.is_none(),
-        }
+            is_current,
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use kmerge_storage::{
 use tokio::sync::watch;
 
 use crate::converted::Foreign;
+use crate::doubts::Doubts;
 use crate::error::ServerError;
 use crate::exports::{self, PEFT};
 use crate::facts::{self, ChangeFacts, DecisionFacts, GenerationFacts};
@@ -120,21 +121,24 @@ pub struct Serving {
     reader: Reader,
     progress: ProgressBoard,
     served: Served,
+    doubts: Doubts,
 }
 
 impl Serving {
-    /// Answers from `view`, `reader`, `progress` and `served`.
+    /// Answers from `view`, `reader`, `progress` and `served`; `doubts` deals with damage.
     pub fn new(
         view: watch::Receiver<Arc<Catalog>>,
         reader: Reader,
         progress: ProgressBoard,
         served: Served,
+        doubts: Doubts,
     ) -> Self {
         Self {
             view,
             reader,
             progress,
             served,
+            doubts,
         }
     }
 
@@ -413,6 +417,11 @@ impl Serving {
     ) -> Result<Resolved, ServerError> {
         let resolved = self.try_resolve(base_model, task);
         match resolved {
+            // It is read once more, and given up if it is damaged: then there may be another.
+            Err(error) if Doubts::is_reason(&error) => {
+                self.look_into(base_model, &ExportOf::Task(task.clone()), None)?;
+                self.try_resolve(base_model, task)
+            }
             // The generation that was current a moment ago may have gone.
             Err(ServerError::Read(_) | ServerError::Export(_)) => {
                 self.try_resolve(base_model, task)
@@ -433,10 +442,11 @@ impl Serving {
             .map(|slot| slot.current());
         current.is_none_or(|current| {
             !packs::is_packed(current).unwrap_or(false)
-                || self
-                    .served
-                    .known_path(current, &Wanted::Task(task.clone()))
-                    .is_some()
+                || self.served.packs().knows(current)
+                    && self
+                        .served
+                        .known_path(current, &Wanted::Task(task.clone()))
+                        .is_some()
         })
     }
 
@@ -483,11 +493,50 @@ impl Serving {
         // A newer generation may have replaced the one that was current a moment ago, and its
         // grace may be zero. One more look at the newer view settles that.
         match opened {
+            Err(error) if Doubts::is_reason(&error) => {
+                self.look_into(base_model, of, generation)?;
+                self.try_open_export(base_model, of, generation, format)
+            }
             Err(ServerError::Read(_) | ServerError::Export(_)) if generation.is_none() => {
                 self.try_open_export(base_model, of, None, format)
             }
             opened => opened,
         }
+    }
+
+    /// Looks into the generation that an answer came from.
+    fn look_into(
+        &self,
+        base_model: &BaseModelName,
+        of: &ExportOf,
+        generation: Option<Generation>,
+    ) -> Result<(), ServerError> {
+        let base_model = self.base_model(base_model)?;
+        let slot = match of {
+            ExportOf::Slot(slot) => Some(*slot),
+            ExportOf::Task(task) => base_model.tasks.get(task).map(|task| task.slot),
+        };
+        let Some(state) = slot.and_then(|slot| base_model.slots.get(&slot)) else {
+            return Ok(());
+        };
+        let record = match generation {
+            None => Some(state.current()),
+            Some(wanted) => state.generations.get(&wanted).map(Arc::as_ref),
+        };
+        if let Some(record) = record {
+            self.doubts.look_into(record)?;
+        }
+        Ok(())
+    }
+
+    /// Deals with bytes of an export that are not those that were announced.
+    ///
+    /// # Errors
+    /// If the catalog cannot be written.
+    pub fn distrust(&self, record: &GenerationRecord) -> Result<(), ServerError> {
+        // They may have been made on demand: then they are made again.
+        self.reader.forget_derived(record)?;
+        self.doubts.look_into(record).map(drop)
     }
 
     fn try_open_export(

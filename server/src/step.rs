@@ -101,6 +101,10 @@ pub fn run(
         .base_models
         .get(&job.base_model)
         .ok_or_else(|| ServerError::unknown_base_model(&job.base_model))?;
+    // What is made of wrong bytes would be wrong for good.
+    for slot in base_model.slots.values() {
+        tools.packs.check(slot.current())?;
+    }
     if !job.kind.is_upload() {
         return upkeep::run(job, base_model, catalog, tools, pool, report);
     }

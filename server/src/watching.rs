@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use kmerge_merge::Format;
 use kmerge_storage::{
-    BaseModelName, ExportedFile, Generation, GenerationRecord, JobId, JobState, Revision, TaskName,
+    BaseModelName, ExportedFile, Generation, GenerationRecord, JobId, JobState, ReadError,
+    Revision, TaskName,
 };
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::task::TaskTracker;
 
@@ -198,7 +200,7 @@ impl Watching {
         generation: Option<Generation>,
         format: Format,
     ) -> Events<ExportPart> {
-        let serving = self.serving.clone();
+        let (serving, checking) = (self.serving.clone(), self.serving.clone());
         let idle = self.idle;
         self.start(move |sender| async move {
             let task = match &of {
@@ -211,8 +213,9 @@ impl Watching {
             let (record, files) = opened.await?;
             let contents: Vec<_> = files
                 .iter()
-                .map(|file| (file.file.clone(), file.size_bytes))
+                .map(|file| (file.file.clone(), file.size_bytes, file.digest))
                 .collect();
+            let of = record.clone();
             let first = ExportPart::Files {
                 record,
                 task,
@@ -220,14 +223,28 @@ impl Watching {
                 files,
             };
             send(&sender, first, idle).await?;
-            for (file, (content, size)) in contents.into_iter().enumerate() {
+            for (file, (content, size, digest)) in contents.into_iter().enumerate() {
                 let mut offset = 0;
+                let mut hasher = Sha256::new();
                 while offset < size {
                     let length = FETCH_BYTES.min(size - offset);
                     let content = content.clone();
-                    let data = on_blocking_thread(move || read(&content, offset, length)).await?;
-                    send(&sender, ExportPart::Bytes { file, data }, idle).await?;
+                    let (data, hashed) = on_blocking_thread(move || {
+                        let data = read(&content, offset, length)?;
+                        hasher.update(&data);
+                        Ok((data, hasher))
+                    })
+                    .await?;
+                    hasher = hashed;
                     offset += length;
+                    // What is not what was announced is never given out whole.
+                    if offset == size
+                        && <[u8; 32]>::from(hasher.clone().finalize()) != *digest.as_bytes()
+                    {
+                        on_blocking_thread(move || checking.distrust(&of)).await?;
+                        return Err(ReadError::TensorAltered { digest }.into());
+                    }
+                    send(&sender, ExportPart::Bytes { file, data }, idle).await?;
                 }
             }
             Ok(())

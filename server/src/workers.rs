@@ -23,6 +23,7 @@ use kmerge_storage::{
 use tokio::sync::watch;
 
 use crate::config;
+use crate::doubts::Doubts;
 use crate::error::ServerError;
 use crate::grpc::status;
 use crate::owner::Owner;
@@ -45,6 +46,8 @@ const ROOM_BESIDE: u64 = 1024 * 1024;
 pub struct WorkerParts {
     /// Commits and fails jobs.
     pub owner: Owner,
+    /// Looks into files that are not what was written.
+    pub doubts: Doubts,
     /// Reads slots and staged files, writes new tensor files.
     pub tools: Tools,
     /// The catalog as it is now.
@@ -221,8 +224,21 @@ fn carry_out(
     };
     span.record("task", tracing::field::display(&job.task));
     tracing::info!(attempt = job.attempts, "started");
-    let outcome = compute(parts, pool, &job)
-        .and_then(|outcome| parts.owner.commit_blocking(outcome).map(drop));
+    let attempt = || {
+        compute(parts, pool, &job)
+            .and_then(|outcome| parts.owner.commit_blocking(outcome).map(drop))
+    };
+    let outcome = match attempt() {
+        // A slot that has rotted is not the job's fault: once it is set right, there is another way.
+        Err(error) if Doubts::is_reason(&error) => {
+            match parts.doubts.look_into_all(&job.base_model) {
+                Ok(true) => attempt(),
+                Ok(false) => Err(error),
+                Err(error) => Err(error),
+            }
+        }
+        outcome => outcome,
+    };
     match outcome {
         Ok(()) => tracing::info!("done"),
         // Not the job's fault, and nothing was changed: it runs again after the restart.

@@ -1,5 +1,6 @@
-//! What lies on the disk is compared with what was written: by itself, when asked, and before a slot
-//! that keeps members apart is decoded the first time. Wrong bytes are never served as a task's.
+//! What lies on the disk is compared with what was written: by itself, when asked, before a slot is
+//! decoded or merged the first time, and when it is fetched. Wrong bytes are never served as a task's: the
+//! generation before serves again.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(
@@ -13,9 +14,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use kmerge_client::{Client, v1};
+use sha2::{Digest as _, Sha256};
 use support::calls::{golden, merge, policy, refusal, register};
 use support::command::Cli;
-use support::{BASE, Daemon, Setup, eventually};
+use support::{BASE, Daemon, Setup, eventually, files_below};
 use tonic::Code;
 
 const LONG: &str = "[serving]\ngrace_seconds = 3600";
@@ -67,57 +69,192 @@ async fn nothing_is_found_where_nothing_is_damaged() {
     daemon.assert_quiet(&[]);
 }
 
-#[tokio::test]
-async fn a_bit_that_fell_over_is_found_and_not_decoded() {
-    let (daemon, client) = started(LONG, progressive()).await;
+/// What is right after generation 3 was given up: its slot serves what generation 2 held.
+async fn assert_second_serves(client: &Client, second: &str) {
     let slot = client.get_slot(BASE, 0).await.unwrap();
-    client.resolve_task(BASE, "a1").await.unwrap();
-    flip(&tensor(&daemon, &slot.sha256));
-    let scrubbed = client.scrub(0, |_| {}).await.unwrap();
-    let [damage] = &scrubbed.damaged[..] else {
-        panic!("{scrubbed:?}");
-    };
+    assert_eq!((slot.generation, slot.sha256.as_str()), (4, second));
+    assert_eq!(slot.members.len(), 2);
+    for task in ["a0", "a1"] {
+        let resolved = client.resolve_task(BASE, task).await.unwrap();
+        assert_eq!(resolved.generation, 4);
+        let bytes = std::fs::read(Path::new(&resolved.path).join("adapter_model.safetensors"));
+        assert_eq!(hex(&Sha256::digest(bytes.unwrap())), resolved.sha256);
+    }
+    let lost = refusal(client.resolve_task(BASE, "a2").await.unwrap_err());
     assert_eq!(
-        (damage.slot, damage.generation, damage.current),
-        (0, 3, true)
+        (lost.code, lost.reason.as_str()),
+        (Code::NotFound, "TASK_UNKNOWN")
     );
-    assert!(
-        damage.what.contains("not those that were written"),
-        "{}",
-        damage.what
-    );
-    assert!(!damage.what.contains('/'), "no paths: {}", damage.what);
-    // A task that was not made before is not made from such bytes.
-    let refused = refusal(client.resolve_task(BASE, "a0").await.unwrap_err());
-    assert_eq!(
-        (refused.code, refused.reason.as_str()),
-        (Code::DataLoss, "TENSOR_DAMAGED")
-    );
+    let jobs = client.list_jobs(None, None).await.unwrap();
+    // With the catalog the jobs that failed are lost.
+    if let Some(job) = jobs.iter().find(|job| job.task == "a2") {
+        assert_eq!(job.error.as_ref().unwrap().reason, "TENSORS_LOST");
+    }
+}
 
-    let cli = Cli::new(&daemon.socket());
-    let ran = cli.run(&["scrub", "--json"]);
-    assert_eq!(ran.code, 1);
-    assert_eq!(ran.json()["damaged"][0]["generation"], 3);
-    assert!(cli.done(&["status"]).stdout.contains("1 damaged"));
-    // The generation before is whole, so the slot can go back to it and serves again.
-    cli.done(&["rollback", "0"]);
-    client.resolve_task(BASE, "a0").await.unwrap();
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]
-async fn a_file_that_changed_while_nobody_looked_is_not_decoded_either() {
-    let (mut daemon, client) = started(LONG, progressive()).await;
+async fn a_bit_that_fell_over_lets_the_generation_before_serve_again() {
+    for policy in [policy(1), progressive()] {
+        let (mut daemon, client) = started(LONG, policy).await;
+        let fetch = |generation| kmerge_client::Fetch {
+            base_model: BASE.to_owned(),
+            slot: 0,
+            generation,
+            format: v1::AdapterFormat::Peft,
+            into: daemon.room().join("fetched"),
+            replace: true,
+        };
+        client.fetch_slot(&fetch(2)).await.unwrap();
+        let slot = client.get_slot(BASE, 0).await.unwrap();
+        let second = second_digest(&daemon);
+        client.resolve_task(BASE, "a1").await.unwrap();
+        let mut watch = client.watch_slots(None, slot.revision);
+        flip(&tensor(&daemon, &slot.sha256));
+        let scrubbed = client.scrub(0, |_| {}).await.unwrap();
+        let [damage] = &scrubbed.damaged[..] else {
+            panic!("{scrubbed:?}");
+        };
+        assert_eq!(
+            (damage.slot, damage.generation, damage.current),
+            (0, 3, true)
+        );
+        assert!(
+            damage.what.contains("not those that were written"),
+            "{damage:?}"
+        );
+        assert!(!damage.what.contains('/'), "no paths: {}", damage.what);
+        let done = damage.done.join("\n");
+        assert!(
+            done.contains("serves generation 2 again, as generation 4"),
+            "{done}"
+        );
+        assert!(done.contains("task a2 of tiny is lost"), "{done}");
+        assert_second_serves(&client, &second).await;
+        // Whoever watches is told.
+        let told = tokio::time::timeout(support::daemon::PATIENCE, watch.next()).await;
+        let kmerge_client::SlotEvent::Changed(told) = told.unwrap().unwrap() else {
+            panic!("the slot is not empty");
+        };
+        assert_eq!(
+            (told.generation, told.sha256.as_str()),
+            (4, second.as_str())
+        );
+        // The file is kept aside, the status says so, and a second look finds nothing.
+        let aside = files_below(&daemon.state().join("quarantine"));
+        assert!(
+            aside.iter().any(|path| path.ends_with(&slot.sha256)),
+            "{aside:?}"
+        );
+        let cli = Cli::new(&daemon.socket());
+        assert!(cli.done(&["status"]).stdout.contains("1 damaged"));
+        assert!(cli.done(&["scrub"]).stdout.contains("nothing is damaged"));
+        for lost in ["restart", "restart without its catalog"] {
+            daemon.stop().await;
+            if lost != "restart" {
+                std::fs::remove_dir_all(daemon.state().join("catalog")).unwrap();
+            }
+            daemon.launch();
+            daemon.ready().await;
+            let client = daemon.client().await;
+            assert_second_serves(&client, &second).await;
+        }
+        // The same adapter can come again.
+        merge(&daemon.client().await, "a2", &golden("a2")).await;
+    }
+}
+
+/// The SHA-256 of generation 2 of slot 0, from its manifest.
+fn second_digest(daemon: &Daemon) -> String {
+    let path = daemon.state().join("manifests").join(BASE).join("0/2.json");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    manifest["body"]["tensor"]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn a_slot_without_a_whole_generation_is_lost_aloud() {
+    let (daemon, client) = started("[serving]\ngrace_seconds = 0", policy(1)).await;
     let slot = client.get_slot(BASE, 0).await.unwrap();
-    daemon.stop().await;
     flip(&tensor(&daemon, &slot.sha256));
-    daemon.launch();
-    daemon.ready().await;
-    let client = daemon.client().await;
-    let refused = refusal(client.resolve_task(BASE, "a0").await.unwrap_err());
-    assert_eq!(
-        (refused.code, refused.reason.as_str()),
-        (Code::DataLoss, "TENSOR_DAMAGED")
-    );
+    let scrubbed = client.scrub(0, |_| {}).await.unwrap();
+    let done = scrubbed.damaged[0].done.join("\n");
+    assert!(done.contains("no whole generation left"), "{done}");
+    for task in ["a0", "a1", "a2"] {
+        assert!(
+            done.contains(&format!("task {task} of tiny is lost")),
+            "{done}"
+        );
+        let lost = refusal(client.resolve_task(BASE, task).await.unwrap_err());
+        assert_eq!(lost.reason, "TASK_UNKNOWN");
+    }
+    assert!(client.list_slots(None).await.unwrap().is_empty());
+    merge(&client, "a0", &golden("a0")).await;
+    assert_eq!(client.get_slot(BASE, 0).await.unwrap().generation, 5);
+}
+
+#[tokio::test]
+async fn a_fetch_of_damaged_bytes_never_comes_to_its_end() {
+    for policy in [policy(1), progressive()] {
+        let (daemon, client) = started(LONG, policy).await;
+        let slot = client.get_slot(BASE, 0).await.unwrap();
+        let second = second_digest(&daemon);
+        let fetch = kmerge_client::Fetch {
+            base_model: BASE.to_owned(),
+            slot: 0,
+            generation: 0,
+            format: v1::AdapterFormat::Peft,
+            into: daemon.room().join("fetched"),
+            replace: true,
+        };
+        // Both what was written and what was made of it.
+        client.fetch_task(&fetch, "a0").await.unwrap();
+        flip(&tensor(&daemon, &slot.sha256));
+        for derived in files_below(&daemon.state().join("derived")) {
+            if derived.to_string_lossy().ends_with(".safetensors") {
+                flip(&daemon.state().join("derived").join(derived));
+            }
+        }
+        let refused = client.fetch_task(&fetch, "a0").await;
+        let refused = refusal(refused.unwrap_err());
+        assert_eq!(
+            (refused.code, refused.reason.as_str()),
+            (Code::DataLoss, "TENSOR_DAMAGED")
+        );
+        // The next one is given what is whole.
+        client.fetch_task(&fetch, "a0").await.unwrap();
+        assert_second_serves(&client, &second).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changed_while_nobody_looked_is_not_decoded_or_merged_either() {
+    for policy in [policy(1), progressive()] {
+        let is_packed = policy.operator() == v1::Operator::Progressive;
+        let (mut daemon, client) = started(LONG, policy).await;
+        let slot = client.get_slot(BASE, 0).await.unwrap();
+        let second = second_digest(&daemon);
+        daemon.stop().await;
+        flip(&tensor(&daemon, &slot.sha256));
+        daemon.launch();
+        daemon.ready().await;
+        let client = daemon.client().await;
+        if is_packed {
+            client.resolve_task(BASE, "a0").await.unwrap();
+            assert_second_serves(&client, &second).await;
+        }
+        // What comes next is merged into what is whole.
+        merge(&client, "a3", &golden("a3")).await;
+        let slot = client.get_slot(BASE, 0).await.unwrap();
+        let members: Vec<_> = slot.members.iter().map(|member| &*member.task).collect();
+        assert_eq!((slot.generation, members), (5, vec!["a0", "a1", "a3"]));
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 mod changes;
 mod check;
 mod collect;
+mod distrust;
 mod doubt;
 mod jobs;
 mod slots;
@@ -18,6 +19,7 @@ pub use changes::{
     SlotOutcome, SlotStep,
 };
 pub use collect::Collected;
+pub use distrust::Distrusted;
 use doubt::Traces;
 pub use jobs::Enqueued;
 #[cfg(test)]

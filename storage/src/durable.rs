@@ -113,6 +113,11 @@ pub(crate) fn open(path: &Path) -> Result<File> {
         .explain("open", path)
 }
 
+/// Opens a file that is not of the state directory. A link of the user's is followed.
+pub(crate) fn open_foreign(path: &Path) -> Result<File> {
+    File::open(path).explain("open", path)
+}
+
 /// The whole content of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -61,6 +61,8 @@ pub const NAMES: &[&str] = &[
     "compact.old_removed",
     "compact.written",
     "counter.reserved",
+    "distrust.recorded",
+    "distrust.set_aside",
     "enqueue.directory_durable",
     "enqueue.header_durable",
     "enqueue.renamed",

@@ -34,6 +34,7 @@ mod envelope;
 mod error;
 mod exports;
 pub mod failpoint;
+mod give_up;
 mod health;
 mod held;
 mod ids;
@@ -59,8 +60,8 @@ mod usage;
 pub use backup::{Backup, BackupContents, Snapshot, Written};
 pub use catalog::{BaseModelState, Catalog, EmptiedSlot, SlotState};
 pub use commit::{
-    Collected, Commit, Committer, Enqueued, MembersChange, NewMember, NextGeneration, PlacedMember,
-    Rearrangement, Registered, SlotChange, SlotOutcome, SlotStep,
+    Collected, Commit, Committer, Distrusted, Enqueued, MembersChange, NewMember, NextGeneration,
+    PlacedMember, Rearrangement, Registered, SlotChange, SlotOutcome, SlotStep,
 };
 pub use derived::{Derived, DerivedLimit, DerivedName, DerivedWriter};
 pub use digest::{Digest, DigestError};
@@ -81,6 +82,6 @@ pub use records::{
     BaseModelRecord, EmptiedRecord, Event, EventRecord, GenerationRecord, JobFailure, JobKind,
     JobRecord, JobState, MemberRecord, SettingsChange, TaskRecord, UploadFacts,
 };
-pub use restore::{RestoreOptions, restore, verify_backup};
+pub use restore::{RestoreOptions, open_backup, restore, verify_backup};
 pub use tensors::{StoredTensor, TensorFile, TensorWriter};
 pub use usage::DiskUsage;

@@ -170,6 +170,14 @@ impl Reader {
         })
     }
 
+    /// Forgets the exports of a generation that were made on demand; they are made again.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn forget_derived(&self, generation: &GenerationRecord) -> Result<(), ReadError> {
+        Ok(crate::derived::remove_generation(&self.shared, generation)?)
+    }
+
     /// Opens a tensor file that waits for its commit.
     ///
     /// # Errors

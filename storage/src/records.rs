@@ -398,6 +398,12 @@ pub enum Event {
         /// How many.
         count: u32,
     },
+    /// Tensor files were found damaged while the daemon ran; what they held was given up, and an
+    /// earlier generation serves again where there is one.
+    TensorsLost {
+        /// How many files.
+        files: u32,
+    },
     /// A start found the last run interrupted, or the catalog damaged, and repaired the state.
     Recovered,
 }

@@ -41,6 +41,7 @@ use crate::open::{Options, RecoveryReport};
 use crate::records::Event;
 use crate::shared::Shared;
 use crate::transaction::{Retention, Transaction};
+pub(crate) use generations::{find_job, siblings};
 use survey::Survey;
 
 /// How far counting goes on beyond what is known when the counter's own file is lost too.
@@ -260,7 +261,7 @@ fn remove_half_snapshots(catalog: &Path, report: &mut RecoveryReport) -> Result<
 }
 
 /// Moves something damaged out of the way and gives its new place.
-fn set_aside(
+pub(crate) fn set_aside(
     shared: &Shared,
     path: &Path,
     now: UnixMillis,

@@ -36,6 +36,14 @@ pub struct RestoreOptions {
     pub open: Options,
 }
 
+/// Opens the file of a backup, wherever the user has put it.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_backup(path: &Path) -> Result<impl Read + use<>, RestoreError> {
+    durable::open_foreign(path).map_err(|error| RestoreError::Source(error.source))
+}
+
 /// Reads all of a backup and changes nothing.
 ///
 /// # Errors

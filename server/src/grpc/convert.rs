@@ -572,6 +572,7 @@ pub(super) fn scrubbed(state: Scrubbed) -> v1::Scrubbed {
         generation: damage.generation.generation.0,
         current: damage.is_current,
         what: damage.what,
+        done: damage.done,
     };
     v1::Scrubbed {
         generations_checked: state.generations.0,

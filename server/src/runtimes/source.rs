@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::desired::Wanted;
 use crate::converted::Foreign;
+use crate::doubts::Doubts;
 use crate::error::ServerError;
 use crate::exports;
 use crate::packs;
@@ -25,6 +26,8 @@ pub struct Source {
     pub reader: Reader,
     /// Makes adapters on demand.
     pub served: Served,
+    /// What is done about damage.
+    pub doubts: Doubts,
 }
 
 /// Why an adapter cannot be handed over.
@@ -53,6 +56,13 @@ impl Source {
         let base_model = catalog.base_model(&wanted.base_model).ok_or_else(gone)?;
         let record = Self::find(&catalog, wanted).ok_or_else(gone)?;
         let name = format.name();
+        // A runtime keeps what it has loaded, so all of it is looked at before.
+        if let Err(error) = self.served.packs().check(&record) {
+            if Doubts::is_reason(&error) && !self.doubts.look_into(&record)?.is_empty() {
+                return Err(gone());
+            }
+            return Err(error.into());
+        }
         if !packs::is_packed(&record)? && self.reader.has_export(&record, name) {
             return Ok(self.reader.export_path(&record, name));
         }

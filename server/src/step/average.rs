@@ -197,13 +197,16 @@ pub(super) fn run(
             let mut writer = tools.reader.new_tensor()?;
             let sink = &mut FileSink(&mut writer);
             let outcome = pool.install(|| planned.join(joined, sink, report))?;
-            Some((joined, writer.finish()?, outcome))
+            let tensor = writer.finish()?;
+            tools.packs.trust(tensor.digest);
+            Some((joined, tensor, outcome))
         }
     };
     let sink = &mut FileSink(&mut writer);
     let outcome = pool.install(|| planned.execute(arrival.newcomer, sink, report))?;
     report(Stage::Commit, 0.0);
     let tensor = writer.finish()?;
+    tools.packs.trust(tensor.digest);
     let decision = DecisionFacts::new(&planned.plan, &outcome).numbered(arrival.base_model);
     let facts = GenerationFacts::new(&planned.plan, &outcome, &planned.policy);
     // What was current until now goes; what follows is not in the catalog yet.

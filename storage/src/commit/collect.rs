@@ -79,7 +79,7 @@ impl Committer {
     }
 
     /// Steps 2 to 4. Gives the number of removals that failed.
-    fn remove_files(&self, gone: &[Arc<GenerationRecord>]) -> u32 {
+    pub(super) fn remove_files(&self, gone: &[Arc<GenerationRecord>]) -> u32 {
         let layout = &self.shared.layout;
         let mut failures = Failures(0);
         let _exports = exports::hold(&self.shared);

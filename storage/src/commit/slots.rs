@@ -329,7 +329,7 @@ impl Committer {
         }
     }
 
-    fn try_write_manifests(&self, manifests: &[Manifest]) -> Result<(), CommitError> {
+    pub(super) fn try_write_manifests(&self, manifests: &[Manifest]) -> Result<(), CommitError> {
         let layout = &self.shared.layout;
         let disk = &self.shared.disk;
         // 2.

@@ -344,7 +344,7 @@ impl Recovery<'_> {
 }
 
 /// The job of a generation, or what is left to say of it; and whether that is its number only.
-fn find_job(
+pub(crate) fn find_job(
     catalog: &Catalog,
     base_model: &BaseModelName,
     id: JobId,
@@ -362,7 +362,7 @@ fn find_job(
 }
 
 /// All live generations and emptied slots of the same commit.
-fn siblings(
+pub(crate) fn siblings(
     catalog: &Catalog,
     base_model: &BaseModelName,
     revision: Revision,

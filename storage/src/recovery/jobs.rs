@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::tensors::DATA_LOSS;
 use super::{Recovery, set_aside};
 use crate::error::OpenError;
+use crate::give_up::DATA_LOSS;
 use crate::ids::JobId;
 use crate::records::{JobFailure, JobRecord, JobState};
 use crate::staging::StagedHeader;

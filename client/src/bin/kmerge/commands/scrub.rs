@@ -47,9 +47,9 @@ impl Scrub {
         if scrubbed.damaged.is_empty() {
             return Ok(Exit::Done);
         }
-        context.output.note(
-            "next: kmerge rollback SLOT to an earlier generation that is whole, or kmerge forget and push again",
-        );
+        context
+            .output
+            .note("next: push the adapters again that are lost, and ask the disk why");
         Ok(Exit::Refused)
     }
 }
@@ -76,7 +76,11 @@ fn view(scrubbed: &v1::Scrubbed) -> String {
             damage.base_model.clone(),
             damage.slot.bold().to_string(),
             format!("{}{mark}", damage.generation),
-            damage.what.clone(),
+            std::iter::once(&damage.what)
+                .chain(&damage.done)
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join("\n"),
         ]);
     }
     let count = u64::try_from(scrubbed.damaged.len()).unwrap_or(u64::MAX);
@@ -107,6 +111,10 @@ mod tests {
             generation,
             current,
             what: "the bytes of tensor file ab are not those that were written".into(),
+            done: match current {
+                true => vec!["slot 1 of smollm2 serves generation 2 again, as generation 5".into()],
+                false => Vec::new(),
+            },
         };
         let mut scrubbed = v1::Scrubbed {
             generations_checked: 3,
