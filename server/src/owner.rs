@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use kmerge_storage::{
     BackupError, BaseModelName, BaseModelRecord, Catalog, CommitError, Committer, Digest,
-    Distrusted, Enqueued, JobFailure, JobId, JobKind, JobRecord, JobState, Rearrangement, Registered,
-    Snapshot, Staged, UnixMillis,
+    Distrusted, Enqueued, JobFailure, JobId, JobKind, JobRecord, JobState, Rearrangement,
+    Registered, Snapshot, Staged, UnixMillis,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
