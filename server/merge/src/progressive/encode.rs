@@ -11,8 +11,8 @@ use super::coder::Encoder;
 use super::figures::{Sums, Tracker};
 use super::member::{Member, SMALLEST_NORM};
 use super::scale::{self, LAST_RUNG};
-use super::segment::{CodedModule, Segment, Truth, segments};
-use super::spectrum::{Component, components, sizes};
+use super::segment::{CodedModule, ModuleTruth, Segment, Truth, segments};
+use super::spectrum::{directions, sizes};
 use super::vector;
 use crate::operator::ReadScratch;
 use crate::parallel::try_map;
@@ -236,7 +236,7 @@ impl Outline {
         modules: Range<usize>,
         newcomer: AdapterView<'_>,
         scratch: &mut ReadScratch,
-    ) -> Result<Vec<Vec<(i32, Component)>>, MergeError> {
+    ) -> Result<Vec<ModuleTruth>, MergeError> {
         modules
             .map(|place| self.truth(place, newcomer, scratch))
             .collect()
@@ -268,18 +268,19 @@ impl Outline {
         place: usize,
         newcomer: AdapterView<'_>,
         scratch: &mut ReadScratch,
-    ) -> Result<Vec<(i32, Component)>, MergeError> {
-        let found = components(&newcomer.layout.modules[place], newcomer, scratch)?;
-        Ok(found
-            .into_iter()
-            .zip(&self.sizes[place])
-            .map(|(mut component, &step)| {
-                component.sigma /= self.norm;
-                vector::normalise(&mut component.left);
-                vector::normalise(&mut component.right);
-                (step, component)
-            })
-            .collect())
+    ) -> Result<ModuleTruth, MergeError> {
+        let steps = &self.sizes[place];
+        let module = &newcomer.layout.modules[place];
+        let mut found = directions(module, newcomer, steps.len(), scratch)?;
+        for index in 0..found.sigmas.len() {
+            found.sigmas[index] /= self.norm;
+            vector::normalise(found.left.col_as_slice_mut(index));
+            vector::normalise(found.right.col_as_slice_mut(index));
+        }
+        Ok(ModuleTruth {
+            steps: steps[..found.sigmas.len()].to_vec(),
+            directions: found,
+        })
     }
 }
 

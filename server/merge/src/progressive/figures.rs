@@ -7,8 +7,7 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::segment::{Segment, Truth};
-use super::spectrum::Component;
+use super::segment::{ModuleTruth, Segment, Truth};
 use super::vector::{Vector, root_of};
 
 /// Sums over modules, relative to the squared norm of the whole adapter.
@@ -39,6 +38,10 @@ impl Sums {
     }
 }
 
+/// Vectors that are multiplied at once: enough for a product to be worth its set-up, few enough for a
+/// copy of them to be small.
+const BLOCK: usize = 32;
+
 /// Follows a segment from rung to rung.
 #[derive(Debug)]
 pub(super) struct Tracker {
@@ -57,9 +60,7 @@ struct Module {
 /// digit, and the same input must give the same bytes.
 #[derive(Debug)]
 struct Side {
-    /// The true vectors, each √d times a unit vector.
-    truth: Mat<f32>,
-    /// What is served of them, of the first `lengths.len()`.
+    /// What is served of the true vectors, of the first `lengths.len()`.
     served: Mat<f32>,
     /// Squared lengths.
     lengths: Vec<f64>,
@@ -74,11 +75,7 @@ struct Side {
 impl Tracker {
     pub(super) fn new(truth: &Truth<'_>) -> Self {
         Self {
-            modules: truth
-                .modules
-                .iter()
-                .map(|truth| Module::new(truth))
-                .collect(),
+            modules: truth.modules.iter().map(Module::new).collect(),
         }
     }
 
@@ -86,7 +83,7 @@ impl Tracker {
     pub(super) fn measure(&mut self, segment: &Segment, truth: &Truth<'_>) -> Sums {
         let mut sums = Sums::default();
         for (place, (module, truth)) in self.modules.iter_mut().zip(truth.modules).enumerate() {
-            module.follow(segment, place);
+            module.follow(segment, place, truth);
             sums.add(&module.sums(segment, place, truth));
         }
         sums
@@ -94,18 +91,15 @@ impl Tracker {
 }
 
 impl Module {
-    fn new(truth: &[(i32, Component)]) -> Self {
-        let side = |vector: fn(&Component) -> &[f32]| {
-            Side::new(truth.iter().map(|(_, component)| vector(component)))
-        };
+    fn new(truth: &ModuleTruth) -> Self {
         Self {
             planes: Vec::new(),
-            left: side(|component| &component.left),
-            right: side(|component| &component.right),
+            left: Side::new(&truth.directions.left),
+            right: Side::new(&truth.directions.right),
         }
     }
 
-    fn follow(&mut self, segment: &Segment, place: usize) {
+    fn follow(&mut self, segment: &Segment, place: usize, truth: &ModuleTruth) {
         let directions = segment.directions(place);
         for (index, direction) in directions.iter().enumerate() {
             let planes = (direction.left.plane, direction.right.plane);
@@ -121,11 +115,11 @@ impl Module {
                 None => self.planes.push(planes),
             }
         }
-        self.left.multiply();
-        self.right.multiply();
+        self.left.multiply(&truth.directions.left);
+        self.right.multiply(&truth.directions.right);
     }
 
-    fn sums(&self, segment: &Segment, place: usize, truth: &[(i32, Component)]) -> Sums {
+    fn sums(&self, segment: &Segment, place: usize, truth: &ModuleTruth) -> Sums {
         let stretch = segment.stretch(place);
         let directions = segment.directions(place);
         let weights: Vec<f64> = directions
@@ -135,7 +129,7 @@ impl Module {
                 direction.weight(self.left.lengths[index], self.right.lengths[index]) * stretch
             })
             .collect();
-        let sigmas: Vec<f64> = truth.iter().map(|(_, found)| found.sigma).collect();
+        let sigmas = &truth.directions.sigmas;
         let (mut inner, mut served) = (0.0, 0.0);
         for (index, weight) in weights.iter().enumerate() {
             let pairs = |left: &Mat<f64>, right: &Mat<f64>, weights: &[f64]| -> f64 {
@@ -143,14 +137,11 @@ impl Module {
                 let products = weights.iter().zip(left.iter().zip(right));
                 products.map(|(weight, (l, r))| weight * l * r).sum()
             };
-            inner += weight * pairs(&self.left.with_truth, &self.right.with_truth, &sigmas);
+            inner += weight * pairs(&self.left.with_truth, &self.right.with_truth, sigmas);
             served += weight * pairs(&self.left.with_served, &self.right.with_served, &weights);
         }
         Sums {
-            all: truth
-                .iter()
-                .map(|(_, component)| component.sigma.powi(2))
-                .sum(),
+            all: sigmas.iter().map(|sigma| sigma.powi(2)).sum(),
             inner,
             served,
             kept: segment.kept(place),
@@ -161,15 +152,9 @@ impl Module {
 }
 
 impl Side {
-    fn new<'a>(truth: impl ExactSizeIterator<Item = &'a [f32]> + Clone) -> Self {
-        let width = truth.clone().next().map_or(0, <[f32]>::len);
-        let count = truth.len();
-        let mut columns = Mat::zeros(width, count);
-        for (index, vector) in truth.enumerate() {
-            columns.col_as_slice_mut(index).copy_from_slice(vector);
-        }
+    fn new(truth: &Mat<f32>) -> Self {
+        let (width, count) = truth.shape();
         Self {
-            truth: columns,
             served: Mat::zeros(width, count),
             lengths: Vec::new(),
             with_truth: Mat::zeros(count, count),
@@ -192,29 +177,29 @@ impl Side {
         self.changed.push(index);
     }
 
-    /// Multiplies what has changed with everything.
-    fn multiply(&mut self) {
-        if self.changed.is_empty() {
-            return;
-        }
-        let mut changed = Mat::zeros(self.served.nrows(), self.changed.len());
-        for (place, &index) in self.changed.iter().enumerate() {
-            let column = self.served.col_as_slice(index);
-            changed.col_as_slice_mut(place).copy_from_slice(column);
-        }
-        let root = root_of(self.truth.nrows());
-        let products = product(self.truth.as_ref(), changed.as_ref());
-        for (place, &index) in self.changed.iter().enumerate() {
-            for (other, &product) in products.col_as_slice(place).iter().enumerate() {
-                self.with_truth[(other, index)] = f64::from(product) / root;
-            }
-        }
+    /// Multiplies what has changed with everything. `truth` has the true vectors as columns, each √d
+    /// times a unit vector.
+    fn multiply(&mut self, truth: &Mat<f32>) {
+        let root = root_of(truth.nrows());
         let known = self.served.as_ref().subcols(0, self.lengths.len());
-        let products = product(known, changed.as_ref());
-        for (place, &index) in self.changed.iter().enumerate() {
-            for (other, &product) in products.col_as_slice(place).iter().enumerate() {
-                self.with_served[(other, index)] = f64::from(product);
-                self.with_served[(index, other)] = f64::from(product);
+        for block in self.changed.chunks(BLOCK) {
+            let mut changed = Mat::zeros(known.nrows(), block.len());
+            for (place, &index) in block.iter().enumerate() {
+                let column = self.served.col_as_slice(index);
+                changed.col_as_slice_mut(place).copy_from_slice(column);
+            }
+            let products = product(truth.as_ref(), changed.as_ref());
+            for (place, &index) in block.iter().enumerate() {
+                for (other, &product) in products.col_as_slice(place).iter().enumerate() {
+                    self.with_truth[(other, index)] = f64::from(product) / root;
+                }
+            }
+            let products = product(known, changed.as_ref());
+            for (place, &index) in block.iter().enumerate() {
+                for (other, &product) in products.col_as_slice(place).iter().enumerate() {
+                    self.with_served[(other, index)] = f64::from(product);
+                    self.with_served[(index, other)] = f64::from(product);
+                }
             }
         }
         self.changed.clear();

@@ -5,7 +5,7 @@
 
 use super::coder::{Adaptive, Coder};
 use super::scale::{self, SMALLEST};
-use super::spectrum::Component;
+use super::spectrum::Directions;
 use super::vector::{Chances, Vector};
 
 /// The most entries in one direction of all modules of a segment, unless one module alone has more:
@@ -126,9 +126,18 @@ pub(super) struct Served {
 /// What an encoder knows beside what it has coded.
 #[derive(Debug)]
 pub(super) struct Truth<'a> {
-    /// For each module, its directions with vectors normalised to standard deviation 1, the
-    /// strongest first, and their size steps.
-    pub(super) modules: &'a [Vec<(i32, Component)>],
+    /// By module.
+    pub(super) modules: &'a [ModuleTruth],
+}
+
+/// A module's directions as they are to be coded.
+#[derive(Debug)]
+pub(super) struct ModuleTruth {
+    /// The size step of each.
+    pub(super) steps: Vec<i32>,
+    /// Relative to the whole adapter, with vectors normalised to standard deviation 1, the strongest
+    /// first.
+    pub(super) directions: Directions,
 }
 
 /// All modules of a segment at some rung.
@@ -168,7 +177,7 @@ impl Segment {
             if module.shape.norm.is_none() {
                 continue;
             }
-            let truth = truth.map(|truth| truth.modules[place].as_slice());
+            let truth = truth.map(|truth| &truth.modules[place]);
             if !module.layer(rung, truth, coder, &mut self.chances, self.limit) {
                 return false;
             }
@@ -220,7 +229,7 @@ impl Module {
     fn layer<C: Coder>(
         &mut self,
         rung: u8,
-        truth: Option<&[(i32, Component)]>,
+        truth: Option<&ModuleTruth>,
         coder: &mut C,
         chances: &mut SegmentChances,
         limit: usize,
@@ -229,9 +238,8 @@ impl Module {
         let most = self.shape.full_rank();
         // Directions that come in at this rung, the strongest first.
         while self.directions.len() < most {
-            let next = truth.and_then(|truth| truth.get(self.directions.len()));
-            let due =
-                next.is_some_and(|(step, _)| scale::entry_rung(*step, widest) <= i32::from(rung));
+            let next = truth.and_then(|truth| truth.steps.get(self.directions.len()).copied());
+            let due = next.is_some_and(|step| scale::entry_rung(step, widest) <= i32::from(rung));
             if !coder.bit(&mut chances.another, due) {
                 break;
             }
@@ -240,11 +248,11 @@ impl Module {
             }
             // Which of the sizes that share this rung as their entry; at rung 0, all that is larger.
             let step = if rung == 0 {
-                let step = next.map_or(0, |(step, _)| *step);
+                let step = next.unwrap_or(0);
                 i32::try_from(coder.raw(u32::try_from(step).unwrap_or(0), 9)).unwrap_or(0)
             } else {
                 let first = first_size(rung, widest);
-                let offset = next.map_or(0, |(step, _)| *step - first);
+                let offset = next.map_or(0, |step| step - first);
                 let offset = coder.raw(u32::try_from(offset).unwrap_or(0), 2);
                 first + i32::try_from(offset).unwrap_or(0)
             };
@@ -259,18 +267,18 @@ impl Module {
             });
         }
         for (index, direction) in self.directions.iter_mut().enumerate() {
-            let truth = truth.map(|truth| &truth[index].1);
+            let truth = truth.map(|truth| &truth.directions);
             direction.left.advance(
                 scale::plane(direction.step, self.left_term, rung),
                 self.shape.out_features,
-                truth.map(|component| component.left.as_slice()),
+                truth.map(|truth| truth.left.col_as_slice(index)),
                 coder,
                 &mut chances.left,
             );
             direction.right.advance(
                 scale::plane(direction.step, self.right_term, rung),
                 self.shape.in_features,
-                truth.map(|component| component.right.as_slice()),
+                truth.map(|truth| truth.right.col_as_slice(index)),
                 coder,
                 &mut chances.right,
             );
