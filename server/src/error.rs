@@ -271,15 +271,28 @@ impl ServerError {
     /// Whether there was no room on the disk for what had to be written. Whatever it was, it can be
     /// done again when there is.
     pub fn is_disk_full(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            let kind = error.downcast_ref::<std::io::Error>().map(|io| io.kind());
-            if let Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) = kind {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        let kinds = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+        self.said_by_system()
+            .any(|error| kinds.contains(&error.kind()))
+    }
+
+    /// Whether the system refused something that it does on other days: a disk that fails now and
+    /// then, too few descriptors. Trying again may help.
+    pub fn is_from_system(&self) -> bool {
+        self.said_by_system().next().is_some()
+    }
+
+    /// What the system itself said, among the causes.
+    fn said_by_system(&self) -> impl Iterator<Item = &std::io::Error> {
+        let causes =
+            std::iter::successors(Some(self as &(dyn std::error::Error + 'static)), |error| {
+                error.source()
+            });
+        causes
+            .filter_map(|error| error.downcast_ref::<std::io::Error>())
+            .filter(|error| {
+                error.raw_os_error().is_some() || error.kind() == ErrorKind::StorageFull
+            })
     }
 
     /// No base model of that name.

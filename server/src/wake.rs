@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use kmerge_storage::{BaseModelName, JobId};
 
-/// A job that met a full disk.
-#[derive(Debug, Clone, Copy)]
+/// A job that met a disk which was full or failed.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Setback {
-    /// How often it did.
+    /// How often it was full.
     pub count: u32,
-    /// When it may be tried again.
-    pub not_before: Instant,
+    /// How often it failed.
+    pub failures: u32,
+    /// When it may be tried again, if it must wait.
+    pub not_before: Option<Instant>,
 }
 
 /// What the dispatch threads share: which base models have a job running.
@@ -24,7 +26,7 @@ pub struct Setback {
 pub struct Dispatch {
     /// Their jobs wait for the one that runs.
     pub busy: BTreeSet<BaseModelName>,
-    /// Queued jobs that met a full disk when they ran.
+    /// Unfinished jobs that met a disk which was full or failed when they ran.
     pub setbacks: BTreeMap<JobId, Setback>,
     /// No new job is taken.
     pub stopping: bool,

@@ -4,7 +4,7 @@
 //! A few dispatch threads each carry one job; the mathematics of all of them shares one bounded
 //! pool of low-priority threads. A job that fails, or whose code panics, ends as failed with the
 //! reason; nothing else is touched. One that meets a full disk is put back into its place in the
-//! queue, and runs when there is room.
+//! queue, and runs when there is room; one that meets a disk which fails is tried twice more.
 //!
 //! | woken by | does |
 //! |---|---|
@@ -30,13 +30,16 @@ use crate::owner::Owner;
 use crate::progress::{ProgressBoard, Stage};
 use crate::schedule;
 use crate::step::{self, Tools};
-use crate::wake::{Look, Setback, WorkSignal};
+use crate::wake::{Look, WorkSignal};
 
 /// How often a disk that was too full is looked at.
 const DISK_POLL: Duration = Duration::from_secs(2);
 
 /// The longest time that a job which met a full disk again and again is left alone.
 const LONGEST_SETBACK: Duration = Duration::from_secs(4);
+
+/// How often a job is tried on a disk that fails.
+const DISK_ATTEMPTS: u32 = 3;
 
 /// What a job needs on the disk beside tensors.
 const ROOM_BESIDE: u64 = 1024 * 1024;
@@ -164,7 +167,8 @@ fn next(parts: &WorkerParts) -> Option<(JobId, BaseModelName)> {
         let next = schedule::next(&catalog, busy, &mut |job| {
             let rests = setbacks
                 .get(&job.id)
-                .is_some_and(|setback| now < setback.not_before);
+                .and_then(|setback| setback.not_before)
+                .is_some_and(|moment| now < moment);
             !rests && has_room(job, &catalog, &parts.tools)
         });
         parts.progress.wait_for_disk_space(&next.short);
@@ -243,7 +247,13 @@ fn carry_out(
         Ok(()) => tracing::info!("done"),
         // Not the job's fault, and nothing was changed: it runs again after the restart.
         Err(ServerError::Stopping) => tracing::warn!("interrupted by the stop"),
-        Err(error) if error.is_disk_full() => return put_back(parts, &job, &error),
+        Err(error) if error.is_disk_full() => {
+            set_back(parts, job.id);
+            return put_back(parts, &job, &error);
+        }
+        Err(error) if error.is_from_system() && may_be_tried_again(parts, job.id) => {
+            return put_back(parts, &job, &error);
+        }
         Err(error) => return fail(parts, &job, &error),
     }
     true
@@ -266,14 +276,18 @@ fn compute(
     .unwrap_or(Err(ServerError::Panicked))
 }
 
-/// Puts a job that met a full disk back into its place in the queue. False if that was not possible.
+/// Puts a job that could not be written back into its place in the queue. False if that was not
+/// possible.
 fn put_back(parts: &WorkerParts, job: &JobRecord, error: &ServerError) -> bool {
     let cause = error as &dyn std::error::Error;
-    tracing::warn!(
-        error = cause,
-        "waits for disk space and is then tried again"
-    );
-    set_back(parts, job.id);
+    if error.is_disk_full() {
+        tracing::warn!(
+            error = cause,
+            "waits for disk space and is then tried again"
+        );
+    } else {
+        tracing::warn!(error = cause, "is tried again");
+    }
     let recorded = when_there_is_room(parts, || parts.owner.requeue_blocking(job.id));
     if let Err(error) = &recorded {
         tracing::error!(%error, "could not be put back; the job runs again after a restart");
@@ -284,18 +298,20 @@ fn put_back(parts: &WorkerParts, job: &JobRecord, error: &ServerError) -> bool {
 /// Leaves a job alone for a while, each time for longer.
 fn set_back(parts: &WorkerParts, job: JobId) {
     let mut dispatch = parts.signal.lock();
-    let count = dispatch
-        .setbacks
-        .get(&job)
-        .map_or(0, |setback| setback.count);
+    let setback = dispatch.setbacks.entry(job).or_default();
     let rest = DISK_POLL
-        .saturating_mul(1 << count.min(8))
+        .saturating_mul(1 << setback.count.min(8))
         .min(LONGEST_SETBACK);
-    let setback = Setback {
-        count: count.saturating_add(1),
-        not_before: Instant::now() + rest,
-    };
-    dispatch.setbacks.insert(job, setback);
+    setback.count = setback.count.saturating_add(1);
+    setback.not_before = Some(Instant::now() + rest);
+}
+
+/// Notes that the disk failed under a job, and says whether that may have been the last time.
+fn may_be_tried_again(parts: &WorkerParts, job: JobId) -> bool {
+    let mut dispatch = parts.signal.lock();
+    let setback = dispatch.setbacks.entry(job).or_default();
+    setback.failures = setback.failures.saturating_add(1);
+    setback.failures < DISK_ATTEMPTS
 }
 
 /// Asks the catalog's owner again and again while the disk is too full for its answer, until a stop.

@@ -11,6 +11,8 @@
 
 #[path = "kill/campaign.rs"]
 mod campaign;
+#[path = "kill/faults.rs"]
+mod faults;
 #[path = "kill/oracle.rs"]
 mod oracle;
 #[path = "kill/random.rs"]

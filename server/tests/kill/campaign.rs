@@ -34,6 +34,17 @@ pub(crate) enum Ended {
     Afterwards,
 }
 
+/// What became of a run on a failing disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// It ended before it served.
+    NeverServed,
+    /// It ended by itself.
+    Stopped,
+    /// It went on.
+    WentOn,
+}
+
 impl Campaign {
     /// A campaign on a new directory.
     pub(crate) fn new(what: Work) -> Self {
@@ -94,6 +105,37 @@ impl Campaign {
         ended
     }
 
+    /// One run in which the disk fails as `plan` says: the daemon may refuse, and may end by itself,
+    /// but must not lose anything. Gives what became of it.
+    pub(crate) async fn on_a_failing_disk(&mut self, plan: &str) -> Fate {
+        self.oracle.let_it_refuse(true);
+        self.daemon.env("KMERGE_FAILPOINT", plan);
+        self.daemon.launch();
+        let mut fate = Fate::NeverServed;
+        if let Ok(client) = serving(&mut self.daemon).await {
+            let working = self.work(client);
+            tokio::time::timeout(PATIENCE, working)
+                .await
+                .expect("clients come to an end")
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            fate = Fate::Stopped;
+        }
+        // A flush that failed must not be tried again: nothing may go on behind it.
+        if self.daemon.exited().is_none() && !self.has_failed() {
+            fate = Fate::WentOn;
+            self.daemon.kill();
+        } else {
+            let status = self.daemon.wait().await;
+            // Either it saw that the state was not safe, or the plan ended it.
+            let is_expected = status.code() == Some(1) || status.signal() == Some(9);
+            assert!(is_expected, "{plan} ended with {status}");
+        }
+        self.daemon.clear("KMERGE_FAILPOINT");
+        self.oracle.let_it_refuse(false);
+        fate
+    }
+
     /// One run that is killed when `moment` has passed.
     pub(crate) async fn killed_after(&mut self, moment: Duration) {
         self.end_after(moment).await;
@@ -121,6 +163,11 @@ impl Campaign {
                 () = work(&oracle, &client, what, round) => {}
             }
         })
+    }
+
+    /// Whether the run has said that the state can no longer be written.
+    fn has_failed(&self) -> bool {
+        self.daemon.log().contains("can no longer be written")
     }
 
     pub(crate) async fn keep_promises(&mut self) {

@@ -2,7 +2,7 @@
 
 use kmerge_client::{Client, Error, retry::Policy, upkeep::Maintained, v1};
 
-use super::{Oracle, here};
+use super::Oracle;
 
 /// How far a task is that was asked to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Oracle {
             self.promises().leaving.insert(key.clone(), Leaving::Asked);
         }
         let answer = client.forget_task(forgetting(base_model, task)).await;
-        let job = here(answer)?.job.unwrap().id;
+        let job = self.here(answer)?.job.unwrap().id;
         // (h) The same request is the same job.
         if let Some(Leaving::Accepted(before)) = known {
             assert_eq!(before, job, "{task} is forgotten by another job");
@@ -73,14 +73,16 @@ impl Oracle {
             .leaving
             .insert(key.clone(), Leaving::Accepted(job));
         let watch = client.watch_job(job).with_policy(Policy::NEVER);
-        let ended = here(watch.ended().await)?;
+        let ended = self.here(watch.ended().await)?;
         assert_eq!(ended.state(), v1::JobState::Done, "{ended:?}");
         self.promises().leaving.insert(key, Leaving::Gone);
         // (e) What has left is not served.
         let resolved = client.resolve_task(base_model, task).await;
         match resolved {
             Err(Error::NotFound(_)) => Some(()),
-            other => here(other).map(|found| panic!("{task} is back: {found:?}")),
+            other => self
+                .here(other)
+                .map(|found| panic!("{task} is back: {found:?}")),
         }
     }
 
@@ -101,9 +103,9 @@ impl Oracle {
             }
         }
         let request = resizing(base_model, request_id, slot_bytes);
-        let Maintained { job, .. } = here(client.set_budget(request).await)?;
+        let Maintained { job, .. } = self.here(client.set_budget(request).await)?;
         let watch = client.watch_job(job.unwrap().id).with_policy(Policy::NEVER);
-        let ended = here(watch.ended().await)?;
+        let ended = self.here(watch.ended().await)?;
         assert_eq!(ended.state(), v1::JobState::Done, "{ended:?}");
         let mut promises = self.promises();
         let budget = promises.budgets.entry(base_model.to_owned()).or_default();

@@ -11,6 +11,7 @@ mod leaving;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kmerge_client::retry::Policy;
 use kmerge_client::{Adapter, Client, Error, Upload, v1};
@@ -62,11 +63,30 @@ impl Promises {
 
 /// What one daemon's clients were told.
 #[derive(Debug, Default)]
-pub(crate) struct Oracle(Mutex<Promises>);
+pub(crate) struct Oracle {
+    promises: Mutex<Promises>,
+    /// Whether the daemon may refuse, because its disk does.
+    may_refuse: AtomicBool,
+}
 
 impl Oracle {
     fn promises(&self) -> std::sync::MutexGuard<'_, Promises> {
-        self.0.lock().unwrap()
+        self.promises.lock().unwrap()
+    }
+
+    /// From now on the daemon may refuse what it cannot write, or must not any more.
+    pub(crate) fn let_it_refuse(&self, may: bool) {
+        self.may_refuse.store(may, Ordering::SeqCst);
+    }
+
+    /// What a daemon that is there answered; `None` if it has gone, or refused while it may.
+    fn here<T>(&self, answer: Result<T, Error>) -> Option<T> {
+        match answer {
+            Ok(answer) => Some(answer),
+            Err(error) if error.is_transient() => None,
+            Err(Error::Refused(_)) if self.may_refuse.load(Ordering::SeqCst) => None,
+            Err(error) => panic!("{error}: {error:?}"),
+        }
     }
 
     /// Registers a base model of K slots; `None` once the daemon is gone.
@@ -89,7 +109,7 @@ impl Oracle {
             policy: Some(policy),
             served_as: String::new(),
         };
-        here(client.register_base_model(request).await)?;
+        self.here(client.register_base_model(request).await)?;
         let mut promises = self.promises();
         promises.base_models.insert(name.to_owned(), count);
         if is_packed {
@@ -117,13 +137,13 @@ impl Oracle {
         let answer = client
             .upload_adapter(&adapter, &once(task, base_model), |_| {})
             .await;
-        let job = here(answer)?.job.unwrap().id;
+        let job = self.here(answer)?.job.unwrap().id;
         self.acknowledged(&key, job);
         let watch = client.watch_job(job).with_policy(Policy::NEVER);
-        let ended = here(watch.ended().await)?;
+        let ended = self.here(watch.ended().await)?;
         self.ended(&ended);
         let resolved = client.resolve_task(base_model, task).await;
-        if !fails && let Some(found) = here(resolved) {
+        if !fails && let Some(found) = self.here(resolved) {
             if self.promises().packed.contains(base_model) {
                 self.served(&key, &found);
             } else {
@@ -189,7 +209,7 @@ impl Oracle {
     pub(crate) async fn watch(&self, client: Client) {
         let mut watch = client.watch_slots(None, 0).with_policy(Policy::NEVER);
         let mut revision = 0;
-        while let Some(event) = here(watch.next().await) {
+        while let Some(event) = self.here(watch.next().await) {
             let Some(slot) = event.into_slot() else {
                 continue;
             };
@@ -296,14 +316,5 @@ fn once(task: &str, base_model: &str) -> Upload {
         request_id: Some(format!("{base_model}/{task}")),
         policy: Policy::NEVER,
         ..Upload::new(task, base_model)
-    }
-}
-
-/// What a daemon that is there answered; `None` if it has gone.
-fn here<T>(answer: Result<T, Error>) -> Option<T> {
-    match answer {
-        Ok(answer) => Some(answer),
-        Err(error) if error.is_transient() => None,
-        Err(error) => panic!("{error}: {error:?}"),
     }
 }
