@@ -24,8 +24,9 @@ use crate::shutdown::Stop;
 /// What waits for a reader. With HTTP/2's own window that is enough to keep it busy.
 const AHEAD: usize = 2;
 
-/// The bytes of an export read at once.
-const FETCH_BYTES: u64 = kmerge_proto::limits::CHUNK_BYTES as u64;
+/// The bytes of an export read at once. Some five of these pieces wait in one place or another for a
+/// reader that is slow, and hundreds may be.
+const FETCH_BYTES: u64 = 64 * 1024;
 
 type Events<T> = Receiver<Result<T, ServerError>>;
 

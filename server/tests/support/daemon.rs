@@ -37,6 +37,14 @@ impl Setup {
         self
     }
 
+    /// Lets many clients in at once, all of this test's user, with many streams each.
+    pub(crate) fn many_connections(self) -> Self {
+        self.config("listen.connections = 1024")
+            .config("listen.connections_per_user = 1024")
+            .config("listen.calls = 8192")
+            .config("listen.calls_per_user = 8192")
+    }
+
     /// Starts a daemon on a new directory and waits until it serves.
     pub(crate) async fn start(self) -> Daemon {
         let mut daemon = self.prepare();
