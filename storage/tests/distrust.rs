@@ -10,6 +10,8 @@
 mod common;
 #[path = "distrust/files.rs"]
 mod files;
+#[path = "distrust/large.rs"]
+mod large;
 #[path = "power/random.rs"]
 mod random;
 #[path = "distrust/state.rs"]
