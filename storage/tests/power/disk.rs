@@ -7,9 +7,10 @@
 //! or may not have written on its own, each step for itself, and a write sector by sector.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::common::{make_directories, write_file};
+use crate::common::{make_directories, read_file, write_file};
 use crate::random::Random;
 use crate::record::Record;
 
@@ -51,7 +52,7 @@ struct Naming {
 }
 
 /// The state of everything after some records.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Disk {
     objects: Vec<Object>,
     inodes: HashMap<u64, Id>,
@@ -92,6 +93,54 @@ impl Disk {
             inodes: HashMap::new(),
             namings: Vec::new(),
             at: 0,
+        }
+    }
+
+    /// What lies below `path`, all of it safe.
+    pub(crate) fn of(path: &Path) -> Self {
+        let mut disk = Self::new();
+        disk.take_in(path, "");
+        for object in &mut disk.objects {
+            if let Object::File { safe, pending } = object {
+                for (_, change) in std::mem::take(pending) {
+                    whole(safe, &change);
+                }
+            }
+        }
+        for naming in &mut disk.namings {
+            naming.open.clear();
+        }
+        disk
+    }
+
+    fn take_in(&mut self, directory: &Path, prefix: &str) {
+        let mut entries: Vec<_> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        entries.sort();
+        for entry in entries {
+            let name = entry.file_name().unwrap().to_str().unwrap();
+            let path = format!("{prefix}{name}");
+            let metadata = std::fs::symlink_metadata(&entry).unwrap();
+            let inode = metadata.ino();
+            if metadata.is_symlink() {
+                let target = std::fs::read_link(&entry).unwrap();
+                let target = target.to_str().unwrap().to_owned();
+                self.follow(&Record::Symlink { path, target });
+            } else if metadata.is_dir() {
+                let below = format!("{path}/");
+                self.follow(&Record::MakeDirectory { inode, path });
+                self.take_in(&entry, &below);
+            } else {
+                self.follow(&Record::Create { inode, path });
+                let (offset, bytes) = (0, read_file(&entry));
+                self.follow(&Record::Write {
+                    inode,
+                    offset,
+                    bytes,
+                });
+            }
         }
     }
 

@@ -79,6 +79,16 @@ fn seed() -> u64 {
     asked.map_or(0, |number| number.parse().unwrap())
 }
 
+/// What a child is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Everything,
+    /// No more than a start.
+    Start,
+    /// A start that also writes the database again.
+    StartAnew,
+}
+
 /// A state directory that children work on, and what they do.
 struct Recording {
     root: tempfile::TempDir,
@@ -96,7 +106,7 @@ impl Recording {
     }
 
     /// Lets a child work under a plan.
-    fn run(&self, shim: &Path, plan: &str, only_open: bool) {
+    fn run(&self, shim: &Path, plan: &str, task: Task) {
         let root = self.root.path().canonicalize().unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
@@ -110,10 +120,11 @@ impl Recording {
             .env("KMERGE_POWER_ACKS", root.join("promises"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        if only_open {
-            command
-                .env(child::ONLY_OPEN, "1")
-                .env(child::KEEP_DATABASE, "1");
+        if task != Task::Everything {
+            command.env(child::ONLY_OPEN, "1");
+        }
+        if task == Task::Start {
+            command.env(child::KEEP_DATABASE, "1");
         }
         command.status().unwrap();
     }
@@ -124,7 +135,7 @@ impl Recording {
 }
 
 /// What a child has noted.
-fn promises(records: &[Record]) -> impl Iterator<Item = &str> {
+fn promises_in(records: &[Record]) -> impl Iterator<Item = &str> {
     records.iter().filter_map(|record| {
         if let Record::Promise(line) = record {
             Some(line.as_str())
@@ -148,45 +159,73 @@ struct Tally {
     rebuilt: usize,
 }
 
-/// Makes `count` images of what is recorded from record `from` on and checks each.
-fn check_images(records: &[Record], from: usize, count: usize, seed: u64, tally: &mut Tally) {
-    let mut random = Random::new(seed);
-    // The moment after a promise is the one at which most can be lost.
-    let promised: Vec<usize> = (from..records.len())
-        .filter(|&at| matches!(records[at], Record::Promise(_)))
-        .map(|at| at + 1)
-        .collect();
-    // And a write that nothing was waited for yet is the one that can be torn.
-    let written: Vec<usize> = (from..records.len())
-        .filter(|&at| matches!(records[at], Record::Write { .. }))
-        .map(|at| at + 1)
-        .collect();
-    let mut cuts: Vec<Cut> = (0..count)
-        .map(|_| {
-            let after = match random.below(3) {
-                0 if !promised.is_empty() => promised[random.below(promised.len())],
-                1 if !written.is_empty() => written[random.below(written.len())],
-                _ => from + random.below(records.len() - from + 1),
-            };
-            let seed = random.next();
-            Cut { after, seed }
-        })
-        .collect();
-    cuts.sort_unstable_by_key(|cut| cut.after);
-    let mut disk = Disk::new();
-    let mut followed = 0;
-    for cut in cuts {
-        for record in &records[followed..cut.after] {
-            disk.follow(record);
+/// Where images are made from.
+struct Course<'a> {
+    /// What lay there before the records begin.
+    disk: Disk,
+    /// What had been promised by then.
+    promised: &'a [String],
+    records: &'a [Record],
+    /// The record after which the first image may be made.
+    from: usize,
+}
+
+impl Course<'_> {
+    /// Some moments, in their order.
+    fn cuts(&self, count: usize, random: &mut Random) -> Vec<Cut> {
+        let Self { records, from, .. } = *self;
+        let after = |is_it: fn(&Record) -> bool| -> Vec<usize> {
+            let places = from..records.len();
+            places
+                .filter(|&at| is_it(&records[at]))
+                .map(|at| at + 1)
+                .collect()
+        };
+        // The moment after a promise is the one at which most can be lost.
+        let promised = after(|record| matches!(record, Record::Promise(_)));
+        // And a write that nothing was waited for yet is the one that can be torn.
+        let written = after(|record| matches!(record, Record::Write { .. }));
+        let mut cuts: Vec<Cut> = (0..count)
+            .map(|_| {
+                let after = match random.below(3) {
+                    0 if !promised.is_empty() => promised[random.below(promised.len())],
+                    1 if !written.is_empty() => written[random.below(written.len())],
+                    _ => from + random.below(records.len() - from + 1),
+                };
+                let seed = random.next();
+                Cut { after, seed }
+            })
+            .collect();
+        cuts.sort_unstable_by_key(|cut| cut.after);
+        cuts
+    }
+
+    /// Makes `count` images and checks each.
+    fn check(mut self, count: usize, seed: u64, tally: &mut Tally) {
+        let mut followed = 0;
+        for cut in self.cuts(count, &mut Random::new(seed)) {
+            for record in &self.records[followed..cut.after] {
+                self.disk.follow(record);
+            }
+            followed = cut.after;
+            let promises = self.promised.iter().map(String::as_str);
+            let promises = promises.chain(promises_in(&self.records[..followed]));
+            let journal = oracle::journal_of(promises);
+            let root = common::scratch();
+            let state = root.path().join("state");
+            let (plan, torn) = make_image(&self.disk, &state, &cut);
+            tally.images += 1;
+            tally.torn += usize::from(torn > 0);
+            let rebuilt = oracle::check_after_power_cut(&state, &journal, &plan);
+            tally.rebuilt += usize::from(rebuilt);
         }
-        followed = cut.after;
-        check_image(&disk, &records[..followed], &cut, tally);
     }
 }
 
-fn check_image(disk: &Disk, records: &[Record], cut: &Cut, tally: &mut Tally) {
+/// Makes an image of what a power cut leaves. Gives how it was made, and how many writes are torn.
+fn make_image(disk: &Disk, state: &Path, cut: &Cut) -> (String, usize) {
     let mut random = Random::new(cut.seed);
-    let moment = random.below(records.len() + 1);
+    let moment = random.below(cut.after + 1);
     let chance = [0.1, 0.5, 0.9][random.below(3)];
     let (names, data) = match random.below(8) {
         0 => (Kept::None, Kept::None),
@@ -196,17 +235,12 @@ fn check_image(disk: &Disk, records: &[Record], cut: &Cut, tally: &mut Tally) {
         4 => (Kept::All, Kept::Some(chance)),
         _ => (Kept::Some(chance), Kept::Some(chance)),
     };
-    let root = common::scratch();
-    let state = root.path().join("state");
-    let torn = disk.cut(&state, names, data, &mut random);
-    let journal = oracle::journal_of(promises(records));
+    let torn = disk.cut(state, names, data, &mut random);
     let plan = format!(
         "cut after {} with seed {}: names {names:?}, data {data:?}, {torn} torn",
         cut.after, cut.seed
     );
-    tally.images += 1;
-    tally.torn += usize::from(torn > 0);
-    tally.rebuilt += usize::from(oracle::check_after_power_cut(&state, &journal, &plan));
+    (plan, torn)
 }
 
 /// Everything below a directory.
@@ -234,8 +268,7 @@ fn contents(path: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 }
 
 /// What the records say is what there is; otherwise images would be of something else.
-fn assert_nothing_is_missed(records: &[Record], state: &Path) {
-    let mut disk = Disk::new();
+fn assert_nothing_is_missed(mut disk: Disk, records: &[Record], state: &Path) {
     for record in records {
         disk.follow(record);
     }
@@ -256,9 +289,9 @@ fn assert_nothing_is_missed(records: &[Record], state: &Path) {
 static WHOLE: LazyLock<Option<(&'static Path, Vec<Record>)>> = LazyLock::new(|| {
     let (_, shim) = SHIM.as_ref()?;
     let recording = Recording::new();
-    recording.run(shim, "*=list@1", false);
+    recording.run(shim, "*=list@1", Task::Everything);
     let records = recording.records();
-    assert_nothing_is_missed(&records, &recording.state());
+    assert_nothing_is_missed(Disk::new(), &records, &recording.state());
     Some((shim, records))
 });
 
@@ -269,14 +302,20 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
     assert!(syncs.count() > 100);
     assert!(records.contains(&Record::HalfSync), "the database flushes");
     let mut tally = Tally::default();
-    check_images(records, 0, images() * 2 / 3, seed(), &mut tally);
+    let course = Course {
+        disk: Disk::new(),
+        promised: &[],
+        records,
+        from: 0,
+    };
+    course.check(images() / 2, seed(), &mut tally);
     println!("{} records, {tally:?}", records.len());
 }
 
 #[test]
 fn a_power_cut_after_a_crash_and_a_start_loses_nothing_either() {
     let Some((shim, whole)) = &*WHOLE else { return };
-    let operations: Vec<&str> = promises(whole)
+    let operations: Vec<&str> = promises_in(whole)
         .filter_map(|line| line.strip_prefix("operation "))
         .collect();
     // A crash that leaves a name which is not safe.
@@ -285,7 +324,7 @@ fn a_power_cut_after_a_crash_and_a_start_loses_nothing_either() {
         .collect();
     let mut random = Random::new(seed() ^ 1);
     let mut tally = Tally::default();
-    let count = images() / 3;
+    let count = images() / 6;
     let per_crash = (count / 10).clamp(1, 12);
     while tally.images < count {
         let at = match random.below(2) {
@@ -293,13 +332,95 @@ fn a_power_cut_after_a_crash_and_a_start_loses_nothing_either() {
             _ => random.below(operations.len()),
         };
         let recording = Recording::new();
-        recording.run(shim, &format!("*=kill@{}", at + 1), false);
+        recording.run(shim, &format!("*=kill@{}", at + 1), Task::Everything);
         let before = recording.records();
-        recording.run(shim, "*=list@1", true);
+        recording.run(shim, "*=list@1", Task::Start);
         let records = recording.records();
-        assert_nothing_is_missed(&records, &recording.state());
-        let seed = random.next();
-        check_images(&records, before.len(), per_crash, seed, &mut tally);
+        assert_nothing_is_missed(Disk::new(), &records, &recording.state());
+        let course = Course {
+            disk: Disk::new(),
+            promised: &[],
+            records: &records,
+            from: before.len(),
+        };
+        course.check(per_crash, random.next(), &mut tally);
+    }
+    println!("{tally:?}");
+}
+
+#[test]
+fn a_power_cut_while_there_is_no_room_loses_nothing_either() {
+    let Some((shim, whole)) = &*WHOLE else { return };
+    let operations = promises_in(whole).filter(|line| line.starts_with("operation "));
+    let operations = operations.count();
+    let mut random = Random::new(seed() ^ 2);
+    let mut tally = Tally::default();
+    let count = images() / 6;
+    let per_run = (count / 10).clamp(1, 12);
+    while tally.images < count {
+        let at = 1 + random.below(operations);
+        let refused = 1 + random.below(6);
+        let recording = Recording::new();
+        recording.run(shim, &format!("*=full@{at}:{refused}"), Task::Everything);
+        let records = recording.records();
+        assert_nothing_is_missed(Disk::new(), &records, &recording.state());
+        let is_refused = |record: &Record| matches!(record, Record::Promise(line) if line.starts_with("refused"));
+        let Some(from) = records.iter().position(is_refused) else {
+            continue;
+        };
+        // What was refused is put right soon after.
+        let until = (from + 150).min(records.len());
+        let course = Course {
+            disk: Disk::new(),
+            promised: &[],
+            records: &records[..until],
+            from,
+        };
+        course.check(per_run, random.next(), &mut tally);
+    }
+    println!("{tally:?}");
+}
+
+#[test]
+fn a_power_cut_during_the_start_after_a_power_cut_loses_nothing_either() {
+    let Some((shim, whole)) = &*WHOLE else { return };
+    let mut random = Random::new(seed() ^ 3);
+    let mut tally = Tally::default();
+    let count = images() / 6;
+    let per_start = (count / 10).clamp(1, 12);
+    let first = Course {
+        disk: Disk::new(),
+        promised: &[],
+        records: whole,
+        from: 0,
+    };
+    let cuts = first.cuts(count.div_ceil(per_start), &mut random);
+    let mut disk = Disk::new();
+    let mut followed = 0;
+    for cut in cuts {
+        for record in &whole[followed..cut.after] {
+            disk.follow(record);
+        }
+        followed = cut.after;
+        let recording = Recording::new();
+        make_image(&disk, &recording.state(), &cut);
+        let promised: Vec<String> = promises_in(&whole[..followed]).map(str::to_owned).collect();
+        let before = Disk::of(&recording.state());
+        let task = if random.chance(0.5) {
+            Task::Start
+        } else {
+            Task::StartAnew
+        };
+        recording.run(shim, "*=list@1", task);
+        let records = recording.records();
+        assert_nothing_is_missed(before.clone(), &records, &recording.state());
+        let course = Course {
+            disk: before,
+            promised: &promised,
+            records: &records,
+            from: 0,
+        };
+        course.check(per_start, random.next(), &mut tally);
     }
     println!("{tally:?}");
 }
