@@ -55,6 +55,9 @@ fn main() {
     if wants("memory") {
         runtime.block_on(memory::run());
     }
+    if wants("memory4") {
+        runtime.block_on(memory::run_four());
+    }
     if wants("latency") {
         runtime.block_on(latency::run());
     }

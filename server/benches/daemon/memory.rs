@@ -1,6 +1,6 @@
 //! Memory of the daemon: idle, and at most while adapters of 500 MB go all the way through upload,
-//! merge, publication and fetch, for an operator that averages and for the one that packs. Disk in
-//! use at the end. Wake-ups while idle.
+//! merge, publication and fetch, for an operator that averages and for the one that packs: one after
+//! the other, and (`memory4`) four at once. Disk in use at the end. Wake-ups while idle.
 
 use std::time::Duration;
 
@@ -18,6 +18,77 @@ pub async fn run() {
     for operator in [v1::Operator::Exact, v1::Operator::Progressive] {
         measure(operator).await;
     }
+}
+
+/// Measures four adapters at once and prints.
+pub async fn run_four() {
+    for operator in [v1::Operator::Exact, v1::Operator::Progressive] {
+        measure_four(operator).await;
+    }
+}
+
+async fn measure_four(operator: v1::Operator) {
+    const AT_ONCE: u64 = 4;
+    let directory = scratch();
+    let (daemon, client) = Daemon::start(directory.path()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let idle = daemon.memory("VmRSS");
+    register(&client, "llama-8b", LLAMA_8B.config(), 1, operator).await;
+    let mut size = 0;
+    for number in 0..AT_ONCE {
+        let source = directory.path().join(format!("adapter-{number}"));
+        size = write(&source, LLAMA_8B, RANK, Width::F16, number);
+    }
+    let all = |part: &'static str| {
+        let calls = (0..AT_ONCE).map(|number| {
+            let (client, directory) = (client.clone(), directory.path().to_owned());
+            tokio::spawn(async move {
+                let task = format!("task-{number}");
+                if part == "upload" {
+                    let source = directory.join(format!("adapter-{number}"));
+                    let adapter = Adapter::open(&source).await.unwrap();
+                    let upload = Upload::new(task, "llama-8b");
+                    let answer = client.upload_adapter(&adapter, &upload, |_| ()).await;
+                    return answer.unwrap().job.unwrap().id;
+                }
+                let fetch = Fetch {
+                    base_model: "llama-8b".into(),
+                    slot: 0,
+                    generation: 0,
+                    format: v1::AdapterFormat::Peft,
+                    into: directory.join(format!("fetched-{number}")),
+                    replace: true,
+                };
+                client.fetch_task(&fetch, &task).await.unwrap();
+                0
+            })
+        });
+        calls.collect::<Vec<_>>()
+    };
+    daemon.reset_peak();
+    let mut jobs = Vec::new();
+    for upload in all("upload") {
+        jobs.push(upload.await.unwrap());
+    }
+    let uploaded = daemon.memory("VmHWM") - idle;
+    daemon.reset_peak();
+    for job in jobs {
+        let job = client.watch_job(job).ended().await.unwrap();
+        assert_eq!(job.state(), v1::JobState::Done, "{:?}", job.error);
+    }
+    let merged = daemon.memory("VmHWM") - idle;
+    daemon.reset_peak();
+    for fetch in all("fetch") {
+        fetch.await.unwrap();
+    }
+    let fetched = daemon.memory("VmHWM") - idle;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let after = daemon.memory("VmRSS") - idle;
+    println!(
+        "\n{AT_ONCE} adapters of {:.0} MB at once, {operator:?}: idle {idle:.1} MiB; above it at most \
+         {uploaded:.1} in upload, {merged:.1} in merge, {fetched:.1} in fetch, and {after:.1} afterwards",
+        size as f64 / 1e6
+    );
 }
 
 async fn measure(operator: v1::Operator) {

@@ -24,6 +24,8 @@ impl Daemon {
             .arg(&socket)
             .env("KMERGE_LOG__LEVEL", "warn")
             .env("KMERGE_UPLOADS__MAX_BYTES", "1GiB")
+            // What is measured is what is in use.
+            .env("KMERGE_STATE__RESERVE_BYTES", "0")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

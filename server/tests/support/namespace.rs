@@ -51,15 +51,25 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one of `bytes` at `path`, which is made.
+    /// Mounts one of `bytes` at `path`, which is made. KMERGE_SMALL_DISK names the mount point of a
+    /// small file system of another kind that is used instead; what is on it is removed.
     pub(crate) fn mount(path: &Path, bytes: u64) -> Self {
         std::fs::create_dir_all(path).unwrap();
-        let size = format!("size={bytes},mode=0700");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "none"])
-            .arg(path)
-            .status();
-        assert!(mounted.unwrap().success(), "tmpfs at {}", path.display());
+        let mut mount = Command::new("mount");
+        if let Some(other) = std::env::var_os("KMERGE_SMALL_DISK") {
+            for entry in std::fs::read_dir(&other).unwrap() {
+                let entry = entry.unwrap().path();
+                // Not every file system lets all go that it has made for itself.
+                let _ = std::fs::remove_file(&entry);
+                let _ = std::fs::remove_dir_all(&entry);
+            }
+            mount.arg("--bind").arg(other);
+        } else {
+            let size = format!("size={bytes},mode=0700");
+            mount.args(["-t", "tmpfs", "-o", &size, "none"]);
+        }
+        let mounted = mount.arg(path).status();
+        assert!(mounted.unwrap().success(), "mount at {}", path.display());
         Self {
             root: path.to_owned(),
         }
