@@ -120,7 +120,9 @@ fn the_child_does_every_kind_of_operation() {
 
 #[test]
 fn a_process_that_is_killed_at_any_operation_loses_nothing() {
-    for at in cases(|_| true) {
+    let cases = cases(|_| true);
+    println!("{} of {} operations", cases.len(), operations().len());
+    for at in cases {
         let ended = run(&format!("*=kill@{at}"));
         assert_eq!(ended.status.signal(), Some(KILLED), "{at}");
     }
@@ -136,7 +138,9 @@ fn a_kill_that_takes_the_catalog_along_loses_nothing_that_files_tell() {
 
 #[test]
 fn a_write_that_is_torn_loses_nothing() {
-    for at in cases(|name| name == "durable.write") {
+    let cases = cases(|name| name == "durable.write");
+    println!("{} writes", cases.len());
+    for at in cases {
         let ended = run(&format!("*=torn@{at}"));
         assert_eq!(ended.status.signal(), Some(KILLED), "{at}");
     }
@@ -144,6 +148,7 @@ fn a_write_that_is_torn_loses_nothing() {
 
 #[test]
 fn a_start_that_is_killed_as_well_loses_nothing() {
+    let mut all_starts = 0;
     for at in cases(|_| true).into_iter().step_by(8) {
         let root = common::scratch();
         let state = root.path().join("state");
@@ -155,12 +160,16 @@ fn a_start_that_is_killed_as_well_loses_nothing() {
             starts += 1;
         }
         oracle::check(&state, &journal, &format!("kill@{at} and {starts} starts"));
+        all_starts += starts;
     }
+    println!("{all_starts} starts");
 }
 
 #[test]
 fn a_flush_that_fails_is_not_tried_again_and_loses_nothing() {
-    for at in cases(is_sync) {
+    let cases = cases(is_sync);
+    println!("{} flushes", cases.len());
+    for at in cases {
         let ended = run(&format!("*=error@{at}"));
         let Ended { status, journal } = ended;
         assert_eq!(status.code(), Some(child::DISK_FAILED), "{at}: {status}");
@@ -204,6 +213,7 @@ fn a_full_disk_refuses_politely_and_work_goes_on_when_there_is_room() {
     }
     // The rest is what writes the database again, which is put off when it fails.
     assert!(told * 10 >= cases.len() * 8, "{told}");
+    println!("{} operations that take room", cases.len());
 }
 
 #[test]

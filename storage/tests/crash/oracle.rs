@@ -9,7 +9,7 @@ use kmerge_storage::{
     Rearrangement, SlotIndex, TensorFile, UnixMillis, open,
 };
 
-use crate::child::repack;
+use crate::child::{content, repack};
 use crate::common::{
     at, base_model, base_name, commit_of, current, read_file, remove, stage, task, write_tensor,
 };
@@ -232,7 +232,7 @@ fn acknowledged_is_there(opened: &Opened, catalog: &Catalog, journal: &Journal, 
                 let files = opened.reader.staged(job.id).unwrap();
                 assert_eq!(
                     digest(&files.tensor),
-                    Digest::of(name.as_bytes()),
+                    Digest::of(&content(name)),
                     "{context}"
                 );
                 assert!(
@@ -406,7 +406,7 @@ fn disk_is_at_its_baseline(catalog: &Catalog, state: &Path, context: &str) {
 fn retries_find_their_jobs(opened: &mut Opened, journal: &Journal, context: &str) {
     for (name, &id) in &journal.queued {
         let request = format!("request-{name}");
-        let staged = stage(opened, name, name.as_bytes(), Some(&request)).unwrap();
+        let staged = stage(opened, name, &content(name), Some(&request)).unwrap();
         let again = opened.committer.enqueue(staged, at(1100)).unwrap();
         assert_eq!((again.job.id, again.existing), (id, true), "{context}");
     }
