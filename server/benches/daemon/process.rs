@@ -13,6 +13,18 @@ pub struct Daemon {
     pub socket: PathBuf,
 }
 
+/// What the shipped unit sets: the daemon is measured as users run it.
+fn shipped_environment() -> Vec<(&'static str, &'static str)> {
+    let unit = include_str!("../../../deploy/systemd/kmerged.service");
+    let lines = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("Environment="));
+    let settings = lines.flat_map(str::split_whitespace);
+    settings
+        .filter_map(|setting| setting.split_once('='))
+        .collect()
+}
+
 impl Daemon {
     /// Starts a daemon on `directory` and waits until it serves.
     pub async fn start(directory: &Path) -> (Self, Client) {
@@ -26,6 +38,7 @@ impl Daemon {
             .env("KMERGE_UPLOADS__MAX_BYTES", "1GiB")
             // What is measured is what is in use.
             .env("KMERGE_STATE__RESERVE_BYTES", "0")
+            .envs(shipped_environment())
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
