@@ -24,6 +24,7 @@ use crate::doubts::Doubts;
 use crate::exports::Exports;
 use crate::grpc::listener::accept::{Door, TcpDoor};
 use crate::grpc::{self, Rooms, connections, listener};
+use crate::liveness::{Liveness, Pulse};
 use crate::maintenance::Upkeep;
 use crate::owner::{Owner, OwnerParts};
 use crate::packs::Packs;
@@ -38,6 +39,7 @@ use crate::status_report::About;
 use crate::step::{NormCache, Tools};
 use crate::uploads::{UploadParts, Uploads};
 use crate::wake::WorkSignal;
+use crate::watchdog::{self, Watched};
 use crate::watching::Watching;
 use crate::workers::{self, WorkerParts, Workers};
 use crate::{clock, service_manager};
@@ -55,6 +57,8 @@ pub struct App {
     runtimes: Runtimes,
     workers: Workers,
     owner_thread: JoinHandle<()>,
+    liveness: Liveness,
+    catalog_pulse: Pulse,
 }
 
 impl App {
@@ -82,6 +86,7 @@ impl App {
         let stop = Stop::default();
         let tracker = TaskTracker::new();
         let signal = WorkSignal::default();
+        let liveness = Liveness::default();
         let tools = Tools {
             reader: reader.clone(),
             norms: Arc::new(NormCache::default()),
@@ -89,9 +94,15 @@ impl App {
         };
         let progress = ProgressBoard::default();
         let (sender, view) = watch::channel(committer.catalog());
+        let catalog_pulse = liveness.part("the catalog", None);
         let parts = OwnerParts {
             committer,
-            exports: Exports::new(reader.clone(), config.exports.clone()),
+            exports: Exports::new(
+                reader.clone(),
+                config.exports.clone(),
+                catalog_pulse.clone(),
+            ),
+            pulse: catalog_pulse.clone(),
             view: sender,
             work: Arc::clone(&signal),
             stop: stop.clone(),
@@ -109,6 +120,7 @@ impl App {
                 view: view.clone(),
                 progress: progress.clone(),
                 signal,
+                liveness: liveness.clone(),
             },
         )?;
         // Someone waits for these, so they keep their priority.
@@ -181,6 +193,8 @@ impl App {
             runtimes,
             workers,
             owner_thread,
+            liveness,
+            catalog_pulse,
         })
     }
 
@@ -197,6 +211,8 @@ impl App {
             runtimes,
             workers,
             owner_thread,
+            liveness,
+            catalog_pulse,
         } = self;
         let socket = listener::listen(&config.listen)?;
         let tcp = match &config.listen.tcp {
@@ -213,14 +229,21 @@ impl App {
         tracker.spawn(rooms.scrubber.clone().keep(config.scrub));
         let (routes, health) = grpc::routes(rooms, &config.listen).await?;
         tracker.spawn(shutdown::watch_signals(stop.clone()));
-        tracker.spawn(service_manager::watchdog(owner.clone(), stop.clone()));
+        let watched = Watched {
+            liveness: liveness.clone(),
+            owner: owner.clone(),
+            catalog: catalog_pulse,
+            socket: config.listen.socket.clone(),
+            stop: stop.clone(),
+        };
+        tracker.spawn(watchdog::keep(watched, config.shutdown.stuck));
         // The owner has published, so the exports of every generation are on disk.
         anyhow::ensure!(
             owner.answers(CLOSE_TIME).await,
             "the catalog does not answer"
         );
         health.set(true).await;
-        runtimes.start(&tracker, &stop);
+        runtimes.start(&tracker, &stop, &liveness);
         tracing::info!(
             socket = %config.listen.socket.display(),
             state = %config.state.directory.display(),

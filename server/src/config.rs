@@ -143,6 +143,8 @@ pub struct Shutdown {
     pub drain: Duration,
     /// For running merges to end.
     pub jobs: Duration,
+    /// How long the catalog may be stuck before the process ends itself; zero: for ever.
+    pub stuck: Duration,
 }
 
 /// Everything that is wrong with a configuration.
@@ -221,6 +223,7 @@ impl Config {
             shutdown: Shutdown {
                 drain: keys.seconds("shutdown.drain_seconds", 0..=3600),
                 jobs: keys.seconds("shutdown.jobs_seconds", 0..=3600),
+                stuck: keys.seconds("shutdown.stuck_seconds", 0..=86_400),
             },
         };
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {

@@ -17,6 +17,7 @@ use kmerge_storage::{
 
 use crate::converted::{self, Foreign};
 use crate::error::ServerError;
+use crate::liveness::Pulse;
 use crate::packs;
 use crate::tensors::FileSource;
 
@@ -32,6 +33,8 @@ pub struct Exports {
     reader: Reader,
     /// What is published beside PEFT.
     formats: Vec<Foreign>,
+    /// Beats with each piece that is written.
+    pulse: Pulse,
     /// What is known to be on disk, or impossible, so that a change elsewhere costs no look at the
     /// disk.
     exported: BTreeMap<(BaseModelName, SlotIndex), Generation>,
@@ -41,10 +44,11 @@ pub struct Exports {
 
 impl Exports {
     /// Exports what `reader` can read.
-    pub fn new(reader: Reader, formats: Vec<Foreign>) -> Self {
+    pub fn new(reader: Reader, formats: Vec<Foreign>, pulse: Pulse) -> Self {
         Self {
             reader,
             formats,
+            pulse,
             exported: BTreeMap::new(),
             behind: BTreeSet::new(),
         }
@@ -100,7 +104,7 @@ impl Exports {
         };
         let mut done = settled(peft.map(drop), PEFT, generation, is_known);
         for &format in &self.formats {
-            let made = publish_as(&self.reader, base_model, generation, format);
+            let made = self.publish_as(base_model, generation, format);
             done &= settled(made, format.name(), generation, is_known);
         }
         done
@@ -142,29 +146,39 @@ fn settled(
     false
 }
 
-struct Sink<'a>(&'a mut ExportWriter);
+struct Sink<'a>(&'a mut ExportWriter, &'a Pulse);
 
 impl TensorSink for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.1.beat();
         self.0.write(bytes).map_err(std::io::Error::other)
     }
 }
 
-fn publish_as(
-    reader: &Reader,
-    base_model: &BaseModelRecord,
-    generation: &GenerationRecord,
-    format: Foreign,
-) -> Result<(), ServerError> {
-    if reader.has_export(generation, format.name()) {
-        return Ok(());
+impl Exports {
+    fn publish_as(
+        &self,
+        base_model: &BaseModelRecord,
+        generation: &GenerationRecord,
+        format: Foreign,
+    ) -> Result<(), ServerError> {
+        let reader = &self.reader;
+        if reader.has_export(generation, format.name()) {
+            return Ok(());
+        }
+        let tensors = FileSource(reader.tensor(generation)?);
+        let mut writer = reader.new_export(format.tensor_name())?;
+        let of = (base_model, generation);
+        let files = converted::write(
+            format,
+            &tensors,
+            of,
+            None,
+            &mut Sink(&mut writer, &self.pulse),
+        )?;
+        writer.finish(generation, format.name(), &converted::borrowed(&files))?;
+        Ok(())
     }
-    let tensors = FileSource(reader.tensor(generation)?);
-    let mut writer = reader.new_export(format.tensor_name())?;
-    let of = (base_model, generation);
-    let files = converted::write(format, &tensors, of, None, &mut Sink(&mut writer))?;
-    writer.finish(generation, format.name(), &converted::borrowed(&files))?;
-    Ok(())
 }
 
 /// Writes the export of one generation, or finds it already there.

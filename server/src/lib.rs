@@ -17,7 +17,8 @@
 //! | one blocking thread per backup (`backup`) | a snapshot | its reader |
 //! | one tracked task per stream (`watching`) and per finished upload (`uploads`) | one stream | catalog changes, progress |
 //! | one tracked task per configured runtime (`runtimes`) | what that runtime is known to have | catalog changes, the ends of its waits |
-//! | signals, watchdog (`shutdown`, `service_manager`) | nothing | the system |
+//! | signals (`shutdown`) | nothing | the system |
+//! | one task, or thread where there is no service manager's (`watchdog`) | nothing | a timer |
 //!
 //! Where a change goes: what is let in, `admission`; the order of jobs, `schedule`; what a client
 //! sees, `grpc::convert`; which status an error becomes, `grpc::status`; a new key, `config`.
@@ -36,6 +37,7 @@ pub mod error;
 pub mod exports;
 pub mod facts;
 pub mod grpc;
+pub mod liveness;
 pub mod maintenance;
 pub mod owner;
 pub mod pace;
@@ -58,5 +60,6 @@ pub mod telemetry;
 pub mod tensors;
 pub mod uploads;
 pub mod wake;
+pub mod watchdog;
 pub mod watching;
 pub mod workers;

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock;
 use crate::error::ServerError;
 use crate::exports::Exports;
+use crate::liveness::Pulse;
 use crate::shutdown::{Stop, StopReason};
 use crate::wake::WorkSignal;
 
@@ -78,6 +79,8 @@ pub struct OwnerParts {
     pub committer: Committer,
     /// Makes the files that runtimes read.
     pub exports: Exports,
+    /// Its heartbeat: whoever watches sees that it gets on, however long one thing takes.
+    pub pulse: Pulse,
     /// Where the current catalog is shown.
     pub view: watch::Sender<Arc<Catalog>>,
     /// Wakes the workers.
@@ -284,6 +287,7 @@ impl Loop {
     }
 
     fn apply(&mut self, command: Command) {
+        self.parts.pulse.beat();
         let now = clock::now();
         let committer = &mut self.parts.committer;
         match command {

@@ -1,11 +1,8 @@
-//! What kmerged tells the service manager: ready, stopping, alive. Without one, nothing.
+//! What kmerged tells the service manager: ready, stopping, alive, stuck. Without one, nothing.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-
-use crate::owner::Owner;
-use crate::shutdown::Stop;
 
 /// Recovery is done and the socket answers.
 pub fn ready(status: &str) {
@@ -23,22 +20,20 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Pets the watchdog while the catalog's owner answers. Ends at once where there is no watchdog.
-pub async fn watchdog(owner: Owner, stop: Stop) {
-    let Some(period) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    // Twice in each period, as systemd advises, but never more often than once a second.
-    let pause = (period / 2).max(Duration::from_secs(1));
-    loop {
-        if owner.answers(pause).await {
-            notify(&[NotifyState::Watchdog]);
-        } else {
-            tracing::error!("the catalog does not answer; leaving the watchdog to act");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = stop.requested() => return,
-        }
+/// How often the service manager wants to hear that all is well; none if it does not.
+pub fn watchdog_period() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// All is well; again, if it was not.
+pub fn alive(again: bool) {
+    notify(&[NotifyState::Watchdog]);
+    if again {
+        notify(&[NotifyState::Status("ready")]);
     }
+}
+
+/// Something is stuck. The watchdog is told nothing.
+pub fn stuck(what: &str) {
+    notify(&[NotifyState::Status(&format!("stuck: {what}"))]);
 }

@@ -26,11 +26,16 @@ use crate::config;
 use crate::doubts::Doubts;
 use crate::error::ServerError;
 use crate::grpc::status;
+use crate::liveness::{Liveness, Pulse};
 use crate::owner::Owner;
 use crate::progress::{ProgressBoard, Stage};
 use crate::schedule;
 use crate::step::{self, Tools};
 use crate::wake::{Look, WorkSignal};
+
+/// How long a job may work without getting on: a whole module of a large adapter on a slow device takes
+/// a small part of it.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often a disk that was too full is looked at.
 const DISK_POLL: Duration = Duration::from_secs(2);
@@ -59,6 +64,8 @@ pub struct WorkerParts {
     pub progress: ProgressBoard,
     /// Rings when there may be work.
     pub signal: WorkSignal,
+    /// Knows who gets on.
+    pub liveness: Liveness,
 }
 
 /// The running workers.
@@ -79,9 +86,11 @@ impl Workers {
         let threads = (0..limits.jobs)
             .map(|index| {
                 let (parts, pool) = (parts.clone(), Arc::clone(&pool));
+                let name = format!("job-{index}");
+                let pulse = parts.liveness.part(&name, Some(PATIENCE));
                 std::thread::Builder::new()
-                    .name(format!("job-{index}"))
-                    .spawn(move || work(&parts, &pool))
+                    .name(name)
+                    .spawn(move || work(&parts, &pool, &pulse))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { threads, signal })
@@ -134,11 +143,12 @@ fn lower_priority() {
     }
 }
 
-fn work(parts: &WorkerParts, pool: &rayon::ThreadPool) {
+fn work(parts: &WorkerParts, pool: &rayon::ThreadPool, pulse: &Pulse) {
     while let Some((job, base_model)) = next(parts) {
         let span =
             tracing::info_span!("job", id = job.0, %base_model, task = tracing::field::Empty);
-        let usable = span.in_scope(|| carry_out(parts, pool, job, &span));
+        let usable = span.in_scope(|| carry_out(parts, pool, job, &span, pulse));
+        pulse.rest();
         parts.progress.remove(job);
         let mut dispatch = parts.signal.lock();
         dispatch.busy.remove(&base_model);
@@ -210,7 +220,9 @@ fn carry_out(
     pool: &rayon::ThreadPool,
     job: JobId,
     span: &tracing::Span,
+    pulse: &Pulse,
 ) -> bool {
+    pulse.beat();
     let job = match parts.owner.start_blocking(job) {
         Ok(job) => job,
         // Cancelled between the look and the start.
@@ -229,7 +241,7 @@ fn carry_out(
     span.record("task", tracing::field::display(&job.task));
     tracing::info!(attempt = job.attempts, "started");
     let attempt = || {
-        compute(parts, pool, &job)
+        compute(parts, pool, &job, pulse)
             .and_then(|outcome| parts.owner.commit_blocking(outcome).map(drop))
     };
     let outcome = match attempt() {
@@ -248,10 +260,13 @@ fn carry_out(
         // Not the job's fault, and nothing was changed: it runs again after the restart.
         Err(ServerError::Stopping) => tracing::warn!("interrupted by the stop"),
         Err(error) if error.is_disk_full() => {
+            // It waits for as long as it takes.
+            pulse.rest();
             set_back(parts, job.id);
             return put_back(parts, &job, &error);
         }
         Err(error) if error.is_from_system() && may_be_tried_again(parts, job.id) => {
+            pulse.rest();
             return put_back(parts, &job, &error);
         }
         Err(error) => return fail(parts, &job, &error),
@@ -263,13 +278,17 @@ fn compute(
     parts: &WorkerParts,
     pool: &rayon::ThreadPool,
     job: &JobRecord,
+    pulse: &Pulse,
 ) -> Result<Rearrangement, ServerError> {
     let catalog = Arc::clone(&parts.view.borrow());
     if matches!(job.kind, JobKind::Forget { .. }) {
         let room = largest_slot(job, &catalog).saturating_add(ROOM_BESIDE);
         parts.tools.reader.lend_reserve(room)?;
     }
-    let report = |stage: Stage, share: f32| parts.progress.report(job.id, stage, share);
+    let report = |stage: Stage, share: f32| {
+        pulse.beat();
+        parts.progress.report(job.id, stage, share);
+    };
     catch_unwind(AssertUnwindSafe(|| {
         step::run(job, &catalog, &parts.tools, pool, &report)
     }))

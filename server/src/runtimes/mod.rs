@@ -33,10 +33,12 @@ pub mod vllm;
 pub mod webhook;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
 use crate::config::{RuntimeConfig, RuntimeKind};
+use crate::liveness::Liveness;
 use crate::shutdown::Stop;
 use board::{Board, RuntimeState};
 use event::Teller;
@@ -119,18 +121,23 @@ impl Runtimes {
     }
 
     /// Starts the keepers, as tasks of `tracker`, until `stop` is requested.
-    pub fn start(self, tracker: &TaskTracker, stop: &Stop) {
+    pub fn start(self, tracker: &TaskTracker, stop: &Stop, liveness: &Liveness) {
         for reconciler in self.reconcilers {
             let stop = stop.clone();
+            let pulse = liveness.part(&format!("runtime {}", reconciler.name()), Some(PATIENCE));
             tracker.spawn(async move {
                 tokio::select! {
                     () = stop.requested() => {}
-                    () = reconciler.keep() => {}
+                    () = reconciler.keep(pulse) => {}
                 }
             });
         }
     }
 }
+
+/// How long one step with a runtime may take. Each has a shorter deadline of its own, unless someone has
+/// configured a longer one.
+const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 
 fn build(config: &RuntimeConfig) -> Box<dyn Runtime> {
     let teller = Teller {

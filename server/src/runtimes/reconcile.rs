@@ -24,6 +24,7 @@ use super::runtime::{CallError, Given, Runtime, Tells};
 use super::source::{Source, SourceError};
 use crate::clock;
 use crate::config::RuntimeConfig;
+use crate::liveness::Pulse;
 
 /// The clock may be set meanwhile: no sleep is longer.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -75,14 +76,20 @@ impl Reconciler {
         }
     }
 
+    /// The runtime's name.
+    pub fn name(&self) -> &str {
+        &self.parts.config.name
+    }
+
     /// Keeps the runtime as it should be, until the catalog's owner has ended. Dropped at any
     /// moment, it leaves nothing that the next start does not find out.
-    pub async fn keep(mut self) {
+    pub async fn keep(mut self, pulse: Pulse) {
         loop {
             let now = clock::now();
             self.look(now);
             let wake = match self.next(now) {
                 Ok(action) => {
+                    pulse.beat();
                     match action {
                         Action::Ask => self.ask().await,
                         Action::Take(step) => self.take(step).await,
@@ -92,6 +99,7 @@ impl Reconciler {
                 }
                 Err(wake) => wake,
             };
+            pulse.rest();
             let sleep = wake.map_or(LONGEST_SLEEP, clock::until).min(LONGEST_SLEEP);
             tokio::select! {
                 changed = self.parts.view.changed() => if changed.is_err() {

@@ -2,14 +2,15 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kmerge_client::Client;
+use kmerge_client::{Client, v1};
 use rustix::process::{Pid, Signal};
 
 use crate::support::daemon::PATIENCE;
-use crate::support::{Daemon, Setup, eventually};
+use crate::support::{Daemon, Setup, eventually, goldens};
 
 /// Reads states until one has `wanted`.
 fn told(manager: &UnixDatagram, wanted: &str) -> String {
@@ -58,6 +59,91 @@ async fn the_watchdog_is_petted() {
     }
     daemon.stop().await;
     daemon.assert_quiet(&[]);
+}
+
+/// A commit that does not end: the catalog's owner is stuck in it.
+const STUCK: (&str, &str) = ("KMERGE_FAILPOINT", "catalog.synced=sleep@2:600000");
+
+/// Sends what the owner gets stuck with.
+async fn get_stuck(daemon: &Daemon) -> tokio::task::JoinHandle<()> {
+    let client = daemon.client().await;
+    tokio::spawn(async move {
+        let names = ["one", "two", "three"];
+        for name in names {
+            let request = v1::RegisterBaseModelRequest {
+                name: name.to_owned(),
+                config: std::fs::read(goldens().join("base/config.json")).unwrap(),
+                ..v1::RegisterBaseModelRequest::default()
+            };
+            if client.register_base_model(request).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+// Reading from the manager's socket blocks one thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_watchdog_hears_nothing_of_a_daemon_that_is_stuck() {
+    let mut daemon = Setup::default().prepare();
+    let path = daemon.room().join("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    daemon.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    daemon.env("WATCHDOG_USEC", "2000000");
+    daemon.env(STUCK.0, STUCK.1);
+    daemon.launch();
+    told(&manager, "WATCHDOG=1");
+    let stuck = get_stuck(&daemon).await;
+    let mut buffer = [0; 4096];
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let status = loop {
+        assert!(std::time::Instant::now() < deadline, "it was not noticed");
+        let length = manager.recv(&mut buffer).unwrap();
+        let state = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        if state.contains("STATUS=stuck") {
+            break state;
+        }
+    };
+    assert!(status.contains("the catalog for"), "{status}");
+    assert!(!status.contains("the door"), "{status}");
+    // From here on nothing, for several periods.
+    manager
+        .set_read_timeout(Some(Duration::from_secs(6)))
+        .unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(6);
+    while std::time::Instant::now() < end {
+        let Ok(length) = manager.recv(&mut buffer) else {
+            break;
+        };
+        let state = String::from_utf8_lossy(&buffer[..length]);
+        assert!(!state.contains("WATCHDOG=1"), "{state}");
+    }
+    daemon.kill();
+    stuck.abort();
+}
+
+#[tokio::test]
+async fn a_daemon_that_nobody_watches_ends_itself_and_starts_again() {
+    let mut daemon = Setup::default()
+        .config("[shutdown]\nstuck_seconds = 2")
+        .prepare();
+    daemon.env(STUCK.0, STUCK.1);
+    daemon.launch();
+    daemon.ready().await;
+    let stuck = get_stuck(&daemon).await;
+    let status = daemon.wait().await;
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{status}");
+    assert!(daemon.log().contains("stuck: the catalog for"));
+    stuck.abort();
+    daemon.clear(STUCK.0);
+    daemon.launch();
+    daemon.ready().await;
+    // What was acknowledged before is there.
+    let client = daemon.client().await;
+    let listed = client.list_base_models().await.unwrap();
+    assert!(listed.iter().any(|base| base.name == "one"), "{listed:?}");
+    daemon.stop().await;
 }
 
 /// A daemon that got its listener from somebody else, as process 3 of a shell's making.
