@@ -38,14 +38,14 @@ pub(super) struct Outline {
 pub(super) struct Code {
     /// By segment, the lengths of the layers from rung 0 on.
     pub(super) lengths: Vec<Vec<u32>>,
-    /// By segment, the layers themselves, as far as there is memory for them.
+    /// By segment, the layers themselves, if there is memory for all of them.
     held: Vec<Option<Vec<Vec<u8>>>>,
     /// By rung.
     pub(super) sums: Vec<Sums>,
 }
 
-/// Bytes of layers that are held until they are written; what is beyond is coded twice.
-const HELD: usize = 16 << 20;
+/// Bytes of layers that are held until they are written; if there are more, all are coded twice.
+const HELD: f64 = 16.0 * 1024.0 * 1024.0;
 
 impl Outline {
     /// First pass.
@@ -148,22 +148,25 @@ impl Outline {
         progress: &(dyn Fn(f32) + Sync),
     ) -> Result<Code, MergeError> {
         let ranges = self.segments();
-        let (finished, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let finished = AtomicUsize::new(0);
+        let is_held = self.expected_bytes(last) <= HELD;
         let coded = try_map(ranges.len(), ReadScratch::default, |scratch, index| {
             let truth = self.truths(ranges[index].clone(), newcomer, scratch)?;
             let truth = Truth { modules: &truth };
             let modules = &self.modules[ranges[index].clone()];
             let mut tracker = Tracker::new(&truth);
             let mut sums = Vec::with_capacity(usize::from(last) + 1);
-            let layers = code_segment(modules, &truth, last, |segment| {
+            let (mut lengths, mut layers) = (Vec::new(), is_held.then(Vec::new));
+            code_segment(modules, &truth, last, |segment, layer| {
                 sums.push(tracker.measure(segment, &truth));
+                lengths.push(length(&layer));
+                if let Some(layers) = &mut layers {
+                    layers.push(layer);
+                }
             });
-            let size: usize = layers.iter().map(Vec::len).sum();
-            let lengths = layers.iter().map(|layer| length(layer)).collect();
             let done = finished.fetch_add(1, Ordering::Relaxed) + 1;
             progress(crate::similarity::share(done, ranges.len()));
-            let is_held = held.fetch_add(size, Ordering::Relaxed) + size <= HELD;
-            Ok::<_, MergeError>((lengths, is_held.then_some(layers), sums))
+            Ok::<_, MergeError>((lengths, layers, sums))
         })?;
         let mut code = Code {
             lengths: Vec::with_capacity(coded.len()),
@@ -202,7 +205,10 @@ impl Outline {
                 let truth = self.truths(ranges[index].clone(), newcomer, scratch)?;
                 let truth = Truth { modules: &truth };
                 let modules = &self.modules[ranges[index].clone()];
-                let layers = code_segment(modules, &truth, rungs.end - 1, |_| ());
+                let mut layers = Vec::with_capacity(usize::from(rungs.end));
+                code_segment(modules, &truth, rungs.end - 1, |_, layer| {
+                    layers.push(layer)
+                });
                 Ok::<_, MergeError>(Some(layers))
             })?;
             for (made, held) in made.iter().zip(&code.held[start..]) {
@@ -289,23 +295,20 @@ fn norm_step(relative: f64) -> Option<i32> {
     scale::size_step(relative).filter(|&step| step <= SMALLEST_NORM)
 }
 
-/// Codes a segment up to `last`; `after` sees it as it is after each layer.
+/// Codes a segment up to `last`; `after` gets it as it is after each layer, and the layer.
 fn code_segment(
     modules: &[CodedModule],
     truth: &Truth<'_>,
     last: u8,
-    mut after: impl FnMut(&Segment),
-) -> Vec<Vec<u8>> {
+    mut after: impl FnMut(&Segment, Vec<u8>),
+) {
     let mut segment = Segment::new(modules, usize::MAX);
-    (0..=last)
-        .map(|rung| {
-            let mut encoder = Encoder::new();
-            // An encoder's own bits always make sense.
-            segment.layer(rung, Some(truth), &mut encoder);
-            after(&segment);
-            encoder.finish()
-        })
-        .collect()
+    for rung in 0..=last {
+        let mut encoder = Encoder::new();
+        // An encoder's own bits always make sense.
+        segment.layer(rung, Some(truth), &mut encoder);
+        after(&segment, encoder.finish());
+    }
 }
 
 fn length(layer: &[u8]) -> u32 {
