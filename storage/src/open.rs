@@ -24,9 +24,6 @@ use crate::reserve::Reserve;
 use crate::shared::Shared;
 use crate::tensors::Leases;
 
-/// The room that a start needs, in bytes: what the database rewrites at most, and small files.
-const START_ROOM: u64 = 2 * 1024 * 1024;
-
 /// How a state directory is opened.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -125,7 +122,7 @@ pub(crate) fn open_with(
     let lock = Lock::take(&layout, now)?;
     // Whatever the disk is like, a start needs some room.
     let reserve = Reserve::find(&layout, options.reserve_bytes)?;
-    reserve.lend(START_ROOM)?;
+    reserve.lend_for_start(0)?;
     // A cache of the last run: nobody knows any more what is in it.
     durable::remove_tree(&layout.derived())?;
     for path in [

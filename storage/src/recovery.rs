@@ -108,7 +108,7 @@ pub(crate) fn recover(
         // A batch is all or nothing. When there are several, the catalog's position comes with
         // the last one, and without it the next start takes the whole for damaged.
         for batch in batch.split(if rebuilding { WHOLE_BATCH } else { usize::MAX }) {
-            shared.reserve.lend(2 * batch.room())?;
+            shared.reserve.lend_for_start(2 * batch.room())?;
             store.make_room(batch.room())?;
             store.apply(&batch)?;
             store.flush()?;

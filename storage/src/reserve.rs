@@ -22,6 +22,9 @@ const LEAST: u64 = 4 * 1024 * 1024;
 /// On a very small one not even that, but this part.
 const LARGEST_PART: u64 = 4;
 
+/// The room that a start needs: what the database rewrites at most, and small files.
+const START_ROOM: u64 = 2 * 1024 * 1024;
+
 /// What is given up at once, at least.
 const PIECE: u64 = 64 * 1024;
 
@@ -69,15 +72,25 @@ impl Reserve {
     }
 
     /// Sees to it that `room` bytes are free, by giving up as much of the reserve as that takes, or
-    /// all of it. Whether that was enough is found out by whoever needs the room.
+    /// all of it but what a start needs: whatever is given up somebody else may take. Whether that
+    /// was enough is found out by whoever needs the room.
     pub(crate) fn lend(&self, room: u64) -> Result<(), FileError> {
+        self.lend_but(room, START_ROOM.min(self.wanted / 2))
+    }
+
+    /// The same for a start, from all of the reserve.
+    pub(crate) fn lend_for_start(&self, room: u64) -> Result<(), FileError> {
+        self.lend_but(room.max(START_ROOM), 0)
+    }
+
+    fn lend_but(&self, room: u64, kept: u64) -> Result<(), FileError> {
         let mut held = self.held();
         let free = durable::free_space(&self.root)?;
-        if free >= room || held.bytes == 0 {
+        if free >= room || held.bytes <= kept {
             return Ok(());
         }
         let missing = (room - free).next_multiple_of(PIECE);
-        let left = held.bytes.saturating_sub(missing);
+        let left = held.bytes.saturating_sub(missing).max(kept);
         self.shrink_to(&mut held, left)
     }
 
@@ -149,9 +162,12 @@ mod tests {
         assert_eq!(reserve.bytes(), 1 << 20);
         let free = durable::free_space(directory.path()).unwrap();
         // Others use the disk as well, so no more than a part can be told.
-        reserve.lend(free + (1 << 20)).unwrap();
+        reserve.lend(free + (1 << 19)).unwrap();
         assert!(reserve.bytes() < 1 << 20);
+        // A start has something left, whatever is asked for before.
         reserve.lend(u64::MAX / 2).unwrap();
+        assert_eq!(reserve.bytes(), 1 << 19);
+        reserve.lend_but(u64::MAX / 2, 0).unwrap();
         assert_eq!(reserve.bytes(), 0);
         assert!(!durable::exists(&layout.reserve()));
         assert!(reserve.replenish().unwrap());

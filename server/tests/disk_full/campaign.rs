@@ -39,6 +39,8 @@ struct Acknowledged {
     pushed: Vec<(&'static str, String, u64)>,
     cancelled: BTreeSet<u64>,
     forgets: Vec<u64>,
+    /// The tasks of those: one that waits for room is not asked for again.
+    leaving: BTreeSet<String>,
     refused: u32,
 }
 
@@ -185,11 +187,17 @@ async fn work(
             }
             6 => {
                 let adapters = client.list_adapters(Some(PACKED)).await.unwrap();
-                let Some(adapter) = adapters.first() else {
+                let mut stays = adapters
+                    .iter()
+                    .filter(|adapter| !acknowledged.leaving.contains(&adapter.task));
+                let Some(adapter) = stays.next() else {
                     continue;
                 };
                 match forget(client, &adapter.task).await {
-                    Ok(job) => acknowledged.forgets.push(job),
+                    Ok(job) => {
+                        acknowledged.forgets.push(job);
+                        acknowledged.leaving.insert(adapter.task.clone());
+                    }
                     Err(error) => {
                         let code = refusal(error).code;
                         // Somebody keeps the disk full, or it was forgotten before.
@@ -197,31 +205,11 @@ async fn work(
                         assert!(is_known, "{code:?}");
                     }
                 }
-                // Asked again while it waits, it would be forgotten twice.
-                tokio::time::sleep(Duration::from_millis(30)).await;
-                acknowledged.settle(client).await;
             }
             _ => {
                 client.resolve_task(BASE, "a").await.unwrap();
                 assert!(client.get_status().await.unwrap().accepts_writes);
             }
-        }
-    }
-}
-
-impl Acknowledged {
-    /// Waits until the last forgetting has ended, or the disk is too full for it.
-    async fn settle(&self, client: &Client) {
-        let Some(&job) = self.forgets.last() else {
-            return;
-        };
-        for _ in 0..100 {
-            let job = client.get_job(job).await.unwrap();
-            let is_waiting = job.stage() == v1::JobStage::DiskSpace;
-            if is_waiting || job.state() == v1::JobState::Done {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
