@@ -74,7 +74,6 @@ pub(crate) fn recover(
     }
 
     let mut recovery = Recovery::new(shared, now, &survey, &before, rebuilding, report);
-    recovery.has_lost_its_end = has_lost_its_end;
     recovery.unrecorded += if has_lost_its_end { 2 } else { 0 };
     // 3. to 5.
     recovery.recover_base_models()?;
@@ -308,8 +307,6 @@ struct Recovery<'a> {
     before: &'a Catalog,
     /// Whether it was lost, so that the files are all there is.
     rebuilding: bool,
-    /// Whether it was there, but not all of it.
-    has_lost_its_end: bool,
     transaction: Transaction,
     report: RecoveryReport,
     /// Changes that the files know and the catalog did not. One writer leaves at most one behind;
@@ -346,7 +343,6 @@ impl<'a> Recovery<'a> {
             survey,
             before,
             rebuilding,
-            has_lost_its_end: false,
             transaction,
             report,
             unrecorded: 0,

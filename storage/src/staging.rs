@@ -53,6 +53,19 @@ impl Document for StagedHeader {
 }
 
 impl StagedHeader {
+    /// The header of a job.
+    pub(crate) fn of(job: &JobRecord) -> Self {
+        Self {
+            job: job.id,
+            base_model: job.base_model.clone(),
+            kind: job.kind.clone(),
+            task: job.task.clone(),
+            request_id: job.request_id.clone(),
+            upload: job.upload.clone(),
+            created: job.created,
+        }
+    }
+
     /// The job, queued.
     pub(crate) fn job(&self) -> JobRecord {
         JobRecord {

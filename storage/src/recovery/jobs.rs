@@ -1,14 +1,17 @@
 //! Step 5 of recovery: the catalog and `staging/` agree.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Recovery, set_aside};
+use crate::durable;
 use crate::error::OpenError;
 use crate::give_up::DATA_LOSS;
 use crate::ids::JobId;
 use crate::records::{JobFailure, JobRecord, JobState};
-use crate::staging::StagedHeader;
+use crate::sealed;
+use crate::staging::{StagedHeader, header_path};
 
 /// A job that has ended the process this often is not begun again.
 const MAX_ATTEMPTS: u32 = 3;
@@ -28,8 +31,9 @@ impl Recovery<'_> {
             .collect();
         for job in unfinished {
             let is_staged = self.survey.staged.contains_key(&job.id);
-            if self.has_lost_its_end && !job.kind.is_upload() && !is_staged {
-                // Its header goes when it has ended, and a job that was taken back must not run.
+            if !job.kind.is_upload() && !is_staged {
+                // Its header comes before its record and goes after its end, so it has ended, and
+                // the catalog has lost that. It may have been taken back, so it must not run.
                 let message = "The job had ended, but the catalog has lost how; look at the slots, \
                                and ask again if need be.";
                 self.fail(&job, DATA_LOSS, "OUTCOME_LOST", message.to_owned())?;
@@ -64,12 +68,16 @@ impl Recovery<'_> {
     fn sort_staged(&mut self) -> Result<BTreeSet<JobId>, OpenError> {
         let mut runnable = BTreeSet::new();
         for (&id, directory) in &self.survey.staged {
-            let state = self
-                .transaction
-                .catalog()
-                .jobs
-                .get(&id)
-                .map(|job| job.state);
+            let job = self.transaction.catalog().jobs.get(&id).cloned();
+            let state = job.as_ref().map(|job| job.state);
+            if let Some(job) = &job
+                && !job.kind.is_upload()
+                && !job.state.is_finished()
+                && directory.header.is_none()
+            {
+                self.write_header_again(job, &directory.path)?;
+                continue;
+            }
             match (state, &directory.header) {
                 (Some(state), _) if state.is_finished() => {
                     self.unneeded.push(directory.path.clone());
@@ -93,6 +101,24 @@ impl Recovery<'_> {
             }
         }
         Ok(runnable)
+    }
+
+    /// Writes the header of a job without an upload again, from its record. Its directory stays
+    /// where it is, because a job that has none has ended.
+    fn write_header_again(&mut self, job: &JobRecord, directory: &Path) -> Result<(), OpenError> {
+        let path = header_path(directory);
+        if durable::exists(&path) {
+            set_aside(self.shared, &path, self.now)?;
+        }
+        let header = sealed::seal(&StagedHeader::of(job));
+        let temporary = self.shared.layout.temporary("header");
+        let disk = &self.shared.disk;
+        disk.put_durably(&temporary, &path, &header)?;
+        self.note(format!(
+            "wrote {} again, which was missing or damaged",
+            path.display()
+        ));
+        Ok(())
     }
 
     /// Whether a staged upload is whole, but was interrupted before the catalog knew it. Ids rise,
