@@ -94,7 +94,7 @@ async fn picture(client: &Client) -> Value {
     let base_models = client.list_base_models().await.unwrap();
     // Field by field: later versions have more fields.
     let base_models = base_models.iter().map(|base| {
-        let policy = base.policy.clone().unwrap();
+        let policy = base.policy.unwrap();
         json!({
             "name": base.name,
             "config_sha256": base.config_sha256,
