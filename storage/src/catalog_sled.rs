@@ -27,6 +27,9 @@ use crate::failpoint;
 /// the longest keys it stays below 76 KiB, and this is the smallest power of two that will do.
 const SEGMENT_BYTES: usize = 512 * 1024;
 
+/// What a new database writes before anyone asks for more room: two segments, at most.
+const FIRST_ROOM: u64 = 2 * SEGMENT_BYTES as u64;
+
 /// The file that sled writes its log to.
 const LOG_FILE: &str = "db";
 
@@ -56,6 +59,10 @@ impl SledStore {
         let log_path = path.join(LOG_FILE);
         if durable::exists(&log_path) {
             wait_until_released(&durable::open(&log_path)?, &log_path)?;
+        } else {
+            // What a new one begins with must not meet a full disk half-way either.
+            drop(durable::create(&log_path)?);
+            durable::set_aside_behind(&log_path, FIRST_ROOM)?;
         }
         let database = guard("open", &log_path, || {
             failpoint::operation("database.open")
