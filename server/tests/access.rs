@@ -50,6 +50,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 /// A configuration that listens on loopback too.
 const TCP: &str = "listen.tcp = \"127.0.0.1:0\"";
 
+/// By how much more than usual is to be done, for long runs.
+fn factor() -> usize {
+    std::env::var("KMERGE_ACCESS").map_or(1, |text| text.parse().unwrap())
+}
+
 /// Where a daemon with TCP listens: it says so.
 fn port(daemon: &Daemon) -> SocketAddr {
     let log = daemon.log();

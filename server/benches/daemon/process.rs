@@ -36,6 +36,8 @@ impl Daemon {
             .arg(&socket)
             .env("KMERGE_LOG__LEVEL", "warn")
             .env("KMERGE_UPLOADS__MAX_BYTES", "1GiB")
+            // All clients are of one user.
+            .env("KMERGE_LISTEN__CONNECTIONS_PER_USER", "64")
             // What is measured is what is in use.
             .env("KMERGE_STATE__RESERVE_BYTES", "0")
             .envs(shipped_environment())

@@ -117,8 +117,7 @@ async fn thousands_of_connects_do_not_keep_others_out() {
     let mut daemon = Setup::default().config(crate::TCP).start().await;
     let client = daemon.client().await;
     let (socket, port) = (daemon.socket(), crate::port(&daemon));
-    let connects: usize =
-        std::env::var("KMERGE_ACCESS_CONNECTS").map_or(2_000, |text| text.parse().unwrap());
+    let connects = 2_000 * crate::factor();
     let unix = tokio::spawn(async move {
         for number in 0..connects {
             let stream = UnixStream::connect(&socket).await;

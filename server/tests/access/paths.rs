@@ -174,7 +174,11 @@ async fn over_tcp_neither_errors_nor_answers_name_a_directory() {
     assert_eq!(Path::new(&own.state_directory), daemon.state());
 
     println!("{} answers and errors, with {:?}", ears.heard, ears.codes);
-    for code in [Code::DataLoss, Code::NotFound, Code::InvalidArgument] {
+    for code in [
+        Code::FailedPrecondition,
+        Code::NotFound,
+        Code::InvalidArgument,
+    ] {
         assert!(
             ears.codes.contains(&format!("{code:?}")),
             "{:?}",
