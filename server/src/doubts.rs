@@ -87,6 +87,15 @@ impl Doubts {
         Ok(distrusted.notes)
     }
 
+    /// Waits until the view shows all that the owner has done: what it has just removed is gone from there,
+    /// too.
+    ///
+    /// # Errors
+    /// If kmerged stops.
+    pub fn catch_up(&self) -> Result<(), ServerError> {
+        self.owner.distrust_blocking(BTreeSet::new()).map(drop)
+    }
+
     /// The same for all current generations of a base model. Whether anything was done.
     ///
     /// # Errors

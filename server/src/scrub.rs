@@ -189,7 +189,9 @@ impl Scrubber {
             tracing::error!(error, "could not give the generation up");
             vec!["it could not be given up; the log has the reason".to_owned()]
         });
-        if done.is_empty() && !self.is_there(record) {
+        // Files go before the view tells it.
+        let gone = || self.doubts.catch_up().is_err() || !self.is_there(record);
+        if done.is_empty() && gone() {
             return None;
         }
         tracing::error!(
