@@ -254,6 +254,10 @@ async fn backups_during_work_are_of_one_moment_each() {
             assert_eq!(again.state(), v1::JobState::Done);
             assert_eq!((again.task, again.request_id), (job.task, job.request_id));
         }
+        // What was under way ends too: a forgetting takes its task out.
+        for job in client.list_jobs(None, None).await.unwrap() {
+            ended(&client, job.id).await;
+        }
         for adapter in client.list_adapters(None).await.unwrap() {
             client
                 .resolve_task(&adapter.base_model, &adapter.task)
