@@ -249,7 +249,14 @@ impl Worker {
             let settings = &state.record.settings;
             if *settings != base_model().settings {
                 self.note(&format!("setting {settings}"));
-                self.note(&format!("set {settings}"));
+                // A commit of settings alone is found in the file, and its job runs once more: it is
+                // not done yet for whoever asks.
+                let runs_once_more = catalog
+                    .unfinished_jobs()
+                    .any(|job| job.kind == repack(settings));
+                if !runs_once_more {
+                    self.note(&format!("set {settings}"));
+                }
             }
         }
     }
