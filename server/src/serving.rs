@@ -21,7 +21,7 @@ use crate::error::ServerError;
 use crate::exports::{self, PEFT};
 use crate::facts::{self, ChangeFacts, DecisionFacts, GenerationFacts};
 use crate::packs;
-use crate::pages::{Cut, Page};
+use crate::pages::{Cut, Descending, Page, Pair};
 use crate::progress::{JobProgress, ProgressBoard, Stage};
 use crate::served::{Served, Wanted};
 
@@ -179,7 +179,7 @@ impl Serving {
     pub fn base_models(&self, page: &Page) -> Result<Cut<Arc<BaseModelState>>, ServerError> {
         let catalog = self.catalog();
         page.cut(catalog.base_models.values().cloned(), |base| {
-            base.record.name.to_string()
+            base.record.name.clone()
         })
     }
 
@@ -226,7 +226,7 @@ impl Serving {
             .iter()
             .flat_map(|base| base.tasks.values().map(move |task| (base, task)));
         page.cut(tasks, |(_, task)| {
-            format!("{}/{}", task.base_model, task.task)
+            Pair(task.base_model.clone(), task.task.clone())
         })?
         .try_map(|(base, task)| self.task_view(base, task))
     }
@@ -311,7 +311,7 @@ impl Serving {
                 && state.is_none_or(|state| job.state == state)
         };
         page.cut(catalog.jobs.values().rev().filter(wanted), |job| {
-            job.id.to_string()
+            Descending(job.id)
         })?
         .try_map(|record| self.job_view(&catalog, record))
     }
@@ -344,7 +344,7 @@ impl Serving {
             .flat_map(|base| base.slots.values().map(move |slot| (base, slot)));
         let key = |(_, slot): &(&Arc<BaseModelState>, &Arc<SlotState>)| {
             let current = slot.current();
-            format!("{}/{}", current.base_model, current.slot)
+            Pair(current.base_model.clone(), current.slot)
         };
         page.cut(slots, key)?
             .try_map(|(base, slot)| self.slot_view(base, slot))
