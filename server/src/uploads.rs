@@ -125,6 +125,11 @@ impl Uploads {
         }
     }
 
+    /// How many uploads are under way.
+    pub fn under_way(&self) -> usize {
+        self.permits.count()
+    }
+
     fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.parts.view.borrow())
     }
@@ -165,7 +170,7 @@ impl Uploads {
         }
         let load = Load {
             jobs: schedule::unfinished(&catalog),
-            uploads: self.permits.count().saturating_sub(1),
+            uploads: self.under_way().saturating_sub(1),
             free: self.parts.tools.reader.free_bytes()?,
         };
         admission::admit(

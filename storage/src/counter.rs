@@ -18,7 +18,7 @@ use crate::sealed::{self, Document, SealError};
 const BLOCK: u64 = 1000;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Ceiling {
+pub(crate) struct Ceiling {
     ceiling: u64,
     #[serde(default)]
     reached: u64,

@@ -13,6 +13,7 @@
 //! | `name=full@N:count` | as before, until so many were refused; then there is room again |
 //! | `name=short@N` | a write writes a part of its bytes, and the rest meets ENOSPC |
 //! | `name=torn@N` | a write writes some whole sectors, and then SIGKILL |
+//! | `name=panic@N` | the thread panics, once |
 //! | `name=sleep@N:millis` | this hit and all later ones take that long |
 //! | `*=list@1` | nothing; [`operations`] tells what the operations were |
 
@@ -78,6 +79,7 @@ pub const NAMES: &[&str] = &[
     "staging.data_durable",
     "tensor.data_durable",
     "tensor.directory_durable",
+    "tensor.read",
     "tensor.renamed",
 ];
 

@@ -34,6 +34,9 @@ mod envelope;
 mod error;
 mod exports;
 pub mod failpoint;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod give_up;
 mod health;
 mod held;

@@ -49,12 +49,16 @@ fn digest(kind: &str, schema: u16, body: &str) -> Digest {
 pub(crate) fn seal<T: Document>(document: &T) -> Vec<u8> {
     let body = serde_json::value::to_raw_value(document)
         .expect("documents are made of texts, finite numbers and lists of these");
-    let sha256 = digest(T::KIND, SCHEMA, body.get());
+    seal_body(T::KIND, SCHEMA, &body)
+}
+
+/// The same of a body that is already text.
+pub(crate) fn seal_body(kind: &str, schema: u16, body: &RawValue) -> Vec<u8> {
     let envelope = Envelope {
-        kind: T::KIND,
-        schema: SCHEMA,
-        sha256,
-        body: &body,
+        kind,
+        schema,
+        sha256: digest(kind, schema, body.get()),
+        body,
     };
     let mut bytes = serde_json::to_vec(&envelope).expect("an envelope holds nothing else");
     bytes.push(b'\n');
@@ -143,14 +147,7 @@ mod tests {
     fn another_kind_is_refused_and_a_later_schema_is_named() {
         assert!(unseal::<Other>(&seal(&note())).is_err());
         let body = RawValue::from_string("{\"later\":true}".to_owned()).unwrap();
-        let sha256 = digest("note", 7, body.get());
-        let later = Envelope {
-            kind: "note",
-            schema: 7,
-            sha256,
-            body: &body,
-        };
-        let bytes = serde_json::to_vec(&later).unwrap();
+        let bytes = seal_body("note", 7, &body);
         assert_eq!(unseal::<Note>(&bytes), Err(SealError::NewerSchema(7)));
     }
 }

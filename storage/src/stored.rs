@@ -270,7 +270,7 @@ impl Stored {
         Self::decode_whole(key, kind, payload).filter(|record| record.key() == key)
     }
 
-    fn decode_whole(key: &str, kind: u8, payload: &[u8]) -> Option<Self> {
+    pub(crate) fn decode_whole(key: &str, kind: u8, payload: &[u8]) -> Option<Self> {
         let mut parts = key.split('/').skip(1);
         let mut next = || parts.next();
         Some(match kind {

@@ -55,6 +55,7 @@ impl TensorFile {
     /// # Errors
     /// If the file ends before, or the disk refuses.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        failpoint::hit("tensor.read");
         self.file.read_exact_at(buffer, offset)
     }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use kmerge_proto::v1;
 use kmerge_proto::v1::upload_adapter_request::Content;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::Caller;
@@ -12,6 +13,7 @@ use crate::error::ServerError;
 use crate::maintenance::Upkeep;
 use crate::pages::Page;
 use crate::serving::Serving;
+use crate::shares::Peer;
 use crate::shutdown::Stop;
 use crate::uploads::{Accepted, Begun, Uploads};
 
@@ -30,34 +32,79 @@ pub(super) struct Adapters {
     pub(super) idle: Duration,
 }
 
+/// One upload from its first message to its answer: a header, then chunks, then the end.
+///
+/// Apart from the service, so that it can be driven without a connection.
+#[derive(Debug)]
+pub struct Receiver<'a> {
+    /// The way in.
+    pub uploads: &'a Uploads,
+    /// Ends the upload when kmerged stops.
+    pub stop: &'a Stop,
+    /// How long the upload may be silent.
+    pub idle: Duration,
+    /// Whose upload it is.
+    pub peer: Peer,
+}
+
 /// The messages of an upload, and how fast they come.
-struct Messages {
-    stream: Streaming<v1::UploadAdapterRequest>,
+struct Messages<S> {
+    stream: S,
     began: Instant,
     /// The time that was spent waiting for them.
     waited: Duration,
     bytes: u64,
 }
 
-impl Messages {
-    fn new(stream: Streaming<v1::UploadAdapterRequest>) -> Self {
-        Self {
+impl Receiver<'_> {
+    /// Takes an upload in.
+    ///
+    /// # Errors
+    /// What the client did wrong, why the upload is refused, or what the stream itself failed with.
+    pub async fn receive<S>(&self, stream: S) -> Result<Accepted, Status>
+    where
+        S: Stream<Item = Result<v1::UploadAdapterRequest, Status>> + Unpin,
+    {
+        let permit = self.uploads.enter(self.peer)?;
+        let mut messages = Messages {
             stream,
             began: Instant::now(),
             waited: Duration::ZERO,
             bytes: 0,
+        };
+        let Some(Content::Header(header)) = self.next(&mut messages).await? else {
+            return Err(ServerError::HeaderMissing.into());
+        };
+        let announced = convert::announced(header)?;
+        let mut upload = match self.uploads.begin(announced, permit).await? {
+            Begun::Upload(upload) => upload,
+            Begun::Existing(job) => {
+                return Ok(Accepted::Job {
+                    job,
+                    existing: true,
+                    warnings: Vec::new(),
+                });
+            }
+        };
+        while let Some(content) = self.next(&mut messages).await? {
+            match content {
+                Content::Chunk(chunk) => upload.chunk(chunk).await?,
+                Content::Header(_) => return Err(ServerError::SecondHeader.into()),
+            }
         }
+        Ok(upload.finish().await?)
     }
-}
 
-impl Adapters {
     /// The next message of an upload; `None` at its end.
-    async fn next(&self, messages: &mut Messages) -> Result<Option<Content>, Status> {
+    async fn next<S>(&self, messages: &mut Messages<S>) -> Result<Option<Content>, Status>
+    where
+        S: Stream<Item = Result<v1::UploadAdapterRequest, Status>> + Unpin,
+    {
         let (pace, asked) = (self.uploads.pace(), Instant::now());
         let left = pace.longest.saturating_sub(messages.began.elapsed());
         let patience = self.idle.min(left);
         let message = tokio::select! {
-            message = tokio::time::timeout(patience, messages.stream.message()) => message,
+            message = tokio::time::timeout(patience, messages.stream.next()) => message,
             () = self.stop.requested() => return Err(ServerError::Stopping.into()),
         };
         messages.waited += asked.elapsed();
@@ -69,7 +116,7 @@ impl Adapters {
             let seconds = pace.longest.as_secs();
             ServerError::UploadLong { seconds }
         };
-        let Some(message) = message.map_err(|_| late())?? else {
+        let Some(message) = message.map_err(|_| late())?.transpose()? else {
             return Ok(None);
         };
         let content = message.content.ok_or(ServerError::EmptyMessage)?;
@@ -90,30 +137,13 @@ impl v1::adapter_service_server::AdapterService for Adapters {
         &self,
         request: Request<Streaming<v1::UploadAdapterRequest>>,
     ) -> Result<Response<v1::UploadAdapterResponse>, Status> {
-        let permit = self.uploads.enter(Caller::of(&request).peer)?;
-        let mut messages = Messages::new(request.into_inner());
-        let Some(Content::Header(header)) = self.next(&mut messages).await? else {
-            return Err(ServerError::HeaderMissing.into());
+        let receiver = Receiver {
+            uploads: &self.uploads,
+            stop: &self.stop,
+            idle: self.idle,
+            peer: Caller::of(&request).peer,
         };
-        let announced = convert::announced(header)?;
-        let mut upload = match self.uploads.begin(announced, permit).await? {
-            Begun::Upload(upload) => upload,
-            Begun::Existing(job) => {
-                let accepted = Accepted::Job {
-                    job,
-                    existing: true,
-                    warnings: Vec::new(),
-                };
-                return self.answer(accepted);
-            }
-        };
-        while let Some(content) = self.next(&mut messages).await? {
-            match content {
-                Content::Chunk(chunk) => upload.chunk(chunk).await?,
-                Content::Header(_) => return Err(ServerError::SecondHeader.into()),
-            }
-        }
-        self.answer(upload.finish().await?)
+        self.answer(receiver.receive(request.into_inner()).await?)
     }
 
     async fn get_adapter(

@@ -5,7 +5,7 @@
 //! listener (sockets, uids, TLS) → connections (HTTP/2) → guard (token, limits) → a service
 //! ```
 
-mod adapters;
+pub mod adapters;
 mod admin;
 mod base_models;
 pub mod caller;

@@ -84,6 +84,7 @@ fn act(name: &'static str, is_operation: bool) -> io::Result<Option<Fault>> {
     let count = HITS.fetch_add(1, Ordering::SeqCst) + 1;
     match plan.fault {
         Fault::Kill if count == plan.at => kill(),
+        Fault::Panic if count == plan.at => panic!("{name} was asked to panic"),
         Fault::Error if count == plan.at => Err(Errno::IO.into()),
         Fault::Full(until) if count >= plan.at && TAKES_ROOM.contains(&name) => {
             let before = REFUSED.fetch_add(1, Ordering::SeqCst);
@@ -108,6 +109,7 @@ fn act(name: &'static str, is_operation: bool) -> io::Result<Option<Fault>> {
         | Fault::Full(_)
         | Fault::Short
         | Fault::Torn
+        | Fault::Panic
         | Fault::Sleep(_) => Ok(None),
     }
 }

@@ -11,6 +11,7 @@ pub(super) enum Fault {
     Full(Option<u64>),
     Short,
     Torn,
+    Panic,
     Sleep(Duration),
     List,
 }
@@ -39,6 +40,7 @@ impl Plan {
             ("full", count) => Fault::Full(count),
             ("short", None) => Fault::Short,
             ("torn", None) => Fault::Torn,
+            ("panic", None) => Fault::Panic,
             ("sleep", Some(millis)) => Fault::Sleep(Duration::from_millis(millis)),
             ("list", None) => Fault::List,
             _ => return None,

@@ -64,6 +64,7 @@ fn plans_are_read_as_written() {
         plan("*", Fault::Full(Some(2)), 4)
     );
     assert_eq!(Plan::parse("*=short@9"), plan("*", Fault::Short, 9));
+    assert_eq!(Plan::parse("a=panic@2"), plan("a", Fault::Panic, 2));
     assert_eq!(Plan::parse("*=torn@9"), plan("*", Fault::Torn, 9));
     assert_eq!(Plan::parse("*=list@1"), plan("*", Fault::List, 1));
     assert_eq!(
@@ -76,6 +77,7 @@ fn plans_are_read_as_written() {
         "a=kill",
         "a=kill@",
         "a=kill@x",
+        "a=panic@1:2",
         "a=sleep@1",
         "a=kill@1:2",
         "a=torn@1:2",

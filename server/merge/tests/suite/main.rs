@@ -7,6 +7,7 @@
 
 mod support;
 
+mod bad_files;
 mod baselines;
 mod best_pair;
 mod budget;

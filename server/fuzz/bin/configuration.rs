@@ -1,0 +1,7 @@
+//! The fuzzer of the target `configuration`; see `targets`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: kmerge_fuzz::begin("configuration"), |input: &[u8]| {
+    kmerge_fuzz::targets::configuration(input)
+});

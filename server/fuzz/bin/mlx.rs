@@ -1,0 +1,7 @@
+//! The fuzzer of the target `mlx`; see `targets`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: kmerge_fuzz::begin("mlx"), |input: &[u8]| {
+    kmerge_fuzz::targets::mlx(input)
+});

@@ -1,0 +1,7 @@
+//! The fuzzer of the target `pattern`; see `targets`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: kmerge_fuzz::begin("pattern"), |input: &[u8]| {
+    kmerge_fuzz::targets::pattern(input)
+});
