@@ -67,6 +67,7 @@ const MERGES: &[(&str, &[u32])] = &[
     ("export.renamed", &[1, 3]),
     ("tensor.data_durable", &[1, 3]),
     ("tensor.directory_durable", &[1, 3]),
+    ("tensor.read", &[1, 3]),
     ("tensor.renamed", &[1, 3]),
 ];
 
@@ -77,8 +78,8 @@ const ALL: [&[(&str, &[u32])]; 4] = [FILES, UPLOADS, MERGES, COUNTER];
 
 /// Not met here: in a database of several MiB, which no short run makes and where storage's own tests
 /// kill; when slots are emptied or settings changed, where the tests of upkeep do; and in backups,
-/// restores and what follows damage, where theirs do. Storage's tests go through the database's own steps, and those that only
-/// move room about, too.
+/// restores and what follows damage, where theirs do. Storage's tests go through the database's own steps, and those that only move room
+/// about, too.
 const ELSEWHERE: [&str; 9] = [
     "backup.",
     "compact.",
