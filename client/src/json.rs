@@ -49,7 +49,7 @@ macro_rules! described {
 described! {
     Adapter BackupContents BaseModel Change Damage Decision DiskUsage EmptiedSlot ExportFile ExportHeader Fidelity
     GetStatusResponse Job JobError Member MemberCost MergePolicy RecoveryReport ResolveTaskResponse
-    Runtime RuntimeAdapter RuntimeSummary RuntimeTrouble Slot Scrubbed SlotChange SlotSimilarity
+    Runtime RuntimeAdapter RuntimeSummary RuntimeTrouble ScrubState Slot Scrubbed SlotChange SlotSimilarity
     UploadAdapterResponse WatchSlotsResponse
 }
 

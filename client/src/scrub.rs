@@ -7,6 +7,17 @@ use crate::client::{Client, present};
 use crate::error::{Breach, Error};
 
 impl Client {
+    /// Holds the daemon's own scrubbing, or lets it go on; over restarts too.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn set_scrub(&self, paused: bool) -> Result<v1::ScrubState, Error> {
+        let request = Request::new(v1::SetScrubRequest { paused });
+        let answer = self.admin().set_scrub(request).await;
+        let v1::SetScrubResponse { scrub } = self.read(answer)?;
+        present(scrub, "scrub")
+    }
+
     /// Scrubs at `bytes_per_second`, or as fast as the disk is for 0, and gives what was found. `tell`
     /// is told how far it is.
     ///

@@ -31,7 +31,7 @@ use crate::packs::Packs;
 use crate::progress::ProgressBoard;
 use crate::runtimes::Runtimes;
 use crate::runtimes::source::Source;
-use crate::scrub::Scrubber;
+use crate::scrub::{Own, Scrubber};
 use crate::served::Served;
 use crate::serving::Serving;
 use crate::shutdown::{self, Stop, StopReason};
@@ -148,6 +148,8 @@ impl App {
             stop: stop.clone(),
             tracker: tracker.clone(),
             last: Arc::default(),
+            own: Arc::new(Own::new(reader.clone(), config.scrub.every)),
+            uploads: uploads.clone(),
         };
         let served = Served::new(reader.clone(), tools.packs, pool, config.served);
         let source = Source {

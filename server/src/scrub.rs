@@ -4,10 +4,12 @@
 //! Owned by nobody in particular: it only reads. What it finds damaged is given up at once, as `doubts`
 //! says, and told to whoever asks.
 
+mod own;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kmerge_storage::{Catalog, GenerationRecord, ReadError, Reader, UnixMillis};
+use kmerge_storage::{Catalog, GenerationRecord, JobState, ReadError, Reader, UnixMillis};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -18,6 +20,8 @@ use crate::doubts::Doubts;
 use crate::error::ServerError;
 use crate::grpc::status;
 use crate::shutdown::Stop;
+use crate::uploads::Uploads;
+pub use own::{Own, OwnState};
 
 /// What was found to be other than it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,17 +62,23 @@ pub struct Scrubber {
     pub stop: Stop,
     /// Keeps a stop waiting until the last file is let go.
     pub tracker: TaskTracker,
-    /// The result of the last whole scrub.
+    /// The result of the last scrub that came to its end.
     pub last: Arc<Mutex<Option<Scrubbed>>>,
+    /// Those that nobody asked for.
+    pub own: Arc<Own>,
+    /// They wait for these.
+    pub uploads: Uploads,
 }
 
 /// Bytes that are read between two looks at the clock.
 const LOOK: u64 = 1 << 20;
+/// How often what was looked at is noted on the disk.
+const KEEP: Duration = Duration::from_secs(30);
 /// The longest sleep in one piece.
 const PIECE: Duration = Duration::from_millis(200);
 
 impl Scrubber {
-    /// What the last whole scrub of this process has found.
+    /// What the last scrub of this process that came to its end has found.
     pub fn last(&self) -> Option<Scrubbed> {
         self.last
             .lock()
@@ -84,7 +94,9 @@ impl Scrubber {
         tokio::task::spawn_blocking(move || {
             let _token = token;
             let mut told = Instant::now();
-            let done = scrubber.scrub(rate, &mut |so_far| {
+            let catalog = Arc::clone(&scrubber.view.borrow());
+            let all = catalog.generations().cloned().collect();
+            let done = scrubber.scrub(all, rate, false, &mut |so_far| {
                 // A slow reader is told less often, and never waited for.
                 if told.elapsed() >= Duration::from_millis(100) {
                     told = Instant::now();
@@ -107,37 +119,66 @@ impl Scrubber {
             return;
         };
         loop {
+            let wait = self.own.wait(&self.view.borrow(), every, clock::now());
             tokio::select! {
-                () = tokio::time::sleep(every) => {}
+                () = tokio::time::sleep(wait) => {}
+                () = self.own.changed.notified() => continue,
                 () = self.stop.requested() => return,
             }
-            let mut events = self.start(Some(when.bytes_per_second));
-            while events.recv().await.is_some() {}
+            if self.own.is_paused() {
+                continue;
+            }
+            let catalog = Arc::clone(&self.view.borrow());
+            let due = self.own.due(&catalog, clock::now());
+            if due.is_empty() {
+                continue;
+            }
+            let scrubber = self.clone();
+            let scrubbed = tokio::task::spawn_blocking(move || {
+                let done = scrubber.scrub(due, Some(when.bytes_per_second), true, &mut |_| true);
+                scrubber.own.show(None, false);
+                done
+            });
+            // One that panicked is told by the panic itself.
+            drop(scrubbed.await);
         }
     }
 
     /// The result; `None` if it was cut short.
     fn scrub(
         &self,
+        all: Vec<Arc<GenerationRecord>>,
         rate: Option<u64>,
+        is_own: bool,
         go_on: &mut dyn FnMut(&Scrubbed) -> bool,
     ) -> Option<Scrubbed> {
-        let catalog = Arc::clone(&self.view.borrow());
-        let all: Vec<_> = catalog.generations().cloned().collect();
         let mut so_far = Scrubbed {
             generations: (0, u32::try_from(all.len()).unwrap_or(u32::MAX)),
             bytes: (0, all.iter().map(|record| record.bytes).sum()),
             ..Scrubbed::default()
         };
-        let started = Instant::now();
+        let (started, mut kept) = (Instant::now(), Instant::now());
+        let mut yielded = Duration::ZERO;
         for record in all {
             let before = so_far.bytes.0;
             let mut cut_short = false;
             let verified = self.reader.verify(&record, LOOK, &mut |read| {
                 so_far.bytes.0 = before + read;
                 loop {
-                    cut_short = self.stop.reason().is_some() || !go_on(&so_far);
-                    let ahead = ahead(started.elapsed(), so_far.bytes.0, rate);
+                    cut_short = self.stop.reason().is_some()
+                        || is_own && self.own.is_paused()
+                        || !go_on(&so_far);
+                    let yields = is_own && self.is_busy();
+                    if is_own {
+                        self.own.show(Some(&so_far), yields);
+                    }
+                    if yields && !cut_short {
+                        std::thread::sleep(PIECE);
+                        yielded += PIECE;
+                        continue;
+                    }
+                    let elapsed = started.elapsed().saturating_sub(yielded);
+                    let ahead = ahead(elapsed, so_far.bytes.0, rate);
                     if cut_short || ahead.is_zero() {
                         return !cut_short;
                     }
@@ -146,7 +187,13 @@ impl Scrubber {
                 }
             });
             if cut_short {
+                self.own.keep(&self.view.borrow());
                 return None;
+            }
+            self.own.looked_at(&record, clock::now());
+            if kept.elapsed() > KEEP {
+                kept = Instant::now();
+                self.own.keep(&self.view.borrow());
             }
             if let Err(error) = verified
                 && self.is_there(&record)
@@ -156,6 +203,7 @@ impl Scrubber {
             so_far.bytes.0 = before + record.bytes;
             so_far.generations.0 += 1;
         }
+        self.own.keep(&self.view.borrow());
         so_far.ended = Some(clock::now());
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(so_far.clone());
         tracing::info!(
@@ -165,6 +213,13 @@ impl Scrubber {
             "scrubbed"
         );
         Some(so_far)
+    }
+
+    /// Whether something goes on that is to have the disk for itself.
+    fn is_busy(&self) -> bool {
+        let catalog = self.view.borrow();
+        let mut jobs = catalog.unfinished_jobs();
+        jobs.any(|job| job.state == JobState::Running) || self.uploads.under_way() > 0
     }
 
     /// Whether a generation is still kept: the grace of an older one may have ended meanwhile.

@@ -14,11 +14,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use kmerge_client::{Client, v1};
+use kmerge_storage::{ScrubBook, UnixMillis};
 use sha2::{Digest as _, Sha256};
-use support::calls::{golden, merge, policy, refusal, register};
+use support::calls::{golden, header, merge, message, policy, refusal, register};
 use support::command::Cli;
 use support::{BASE, Daemon, Setup, eventually, files_below};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use v1::adapter_service_client::AdapterServiceClient;
+use v1::upload_adapter_request::Content;
 
 const LONG: &str = "[serving]\ngrace_seconds = 3600";
 
@@ -286,6 +290,73 @@ async fn a_slow_one_tells_how_far_it_is_and_ends_with_the_daemon() {
     assert!(state.unwrap().unwrap().end_time.is_none());
     daemon.stop().await;
     assert!(scrub.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn its_own_can_be_held_and_stays_so_until_it_is_let_go_on() {
+    let (mut daemon, _) = started(LONG, policy(1)).await;
+    let cli = Cli::new(&daemon.socket());
+    let paused = |option| cli.json(&["scrub", option])["paused"].as_bool();
+    let says = |words| assert!(cli.done(&["status"]).stdout.contains(words), "{words}");
+    assert_eq!(paused("--status"), Some(false));
+    says("waiting for its time");
+    assert_eq!(paused("--pause"), Some(true));
+    says("paused; next: kmerge scrub --resume");
+    daemon.restart().await;
+    assert_eq!(paused("--status"), Some(true));
+    // What somebody asks for is not held.
+    assert!(cli.done(&["scrub"]).stdout.contains("nothing is damaged"));
+    assert_eq!(paused("--resume"), Some(false));
+    daemon.restart().await;
+    assert_eq!(paused("--status"), Some(false));
+    daemon.assert_quiet(&[]);
+}
+
+/// Lets every file have been looked at long ago, and the daemon's own scrubbing be held.
+fn age(daemon: &Daemon) {
+    let now = kmerge_server::clock::now();
+    let opened = kmerge_storage::open(&daemon.state(), &kmerge_storage::Options::default(), now);
+    let tensors = daemon.state().join("tensors");
+    let digests = files_below(&tensors).into_iter().map(|file| {
+        let bytes = std::fs::read(tensors.join(file)).unwrap();
+        (kmerge_storage::Digest::of(&bytes), UnixMillis(1))
+    });
+    let book = ScrubBook {
+        paused: true,
+        looked_at: digests.collect(),
+    };
+    opened.unwrap().reader.keep_scrub_book(&book).unwrap();
+}
+
+#[tokio::test]
+async fn its_own_waits_for_uploads_and_goes_on_after_them() {
+    let (mut daemon, client) = started(LONG, policy(1)).await;
+    drop(client);
+    daemon.stop().await;
+    age(&daemon);
+    daemon.restart().await;
+    let client = daemon.client().await;
+    // An upload that says it comes, and does not.
+    let (messages, stream) = tokio::sync::mpsc::channel(1);
+    let header = header("a3", b"{}", &[0; 1000]);
+    messages
+        .send(message(Content::Header(header)))
+        .await
+        .unwrap();
+    let mut uploads = AdapterServiceClient::new(daemon.channel().await);
+    let upload =
+        tokio::spawn(async move { uploads.upload_adapter(ReceiverStream::new(stream)).await });
+    eventually("it comes", async || !daemon.staged().is_empty()).await;
+    client.set_scrub(false).await.unwrap();
+    let state = async || client.get_status().await.unwrap();
+    eventually("it waits", async || state().await.scrub.unwrap().yielding).await;
+    let status = state().await;
+    assert!(status.scrub.unwrap().running && status.last_scrub.is_none());
+    upload.abort();
+    eventually("it goes on", async || state().await.last_scrub.is_some()).await;
+    let status = state().await;
+    assert_eq!(status.last_scrub.unwrap().generations_checked, 3);
+    eventually("it rests", async || !state().await.scrub.unwrap().running).await;
 }
 
 #[tokio::test]

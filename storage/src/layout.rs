@@ -7,6 +7,7 @@
 //! LOCK                                            held by the one process that may be here
 //! job-ids, revisions                              the highest numbers that may have been given out
 //! reserve                                         room that is given up when the disk is full
+//! scrub                                           what was read again and when; no part of the state
 //! catalog/                                        the database
 //! base-models/<name>.json                         what was registered, whole
 //! manifests/<base model>/<slot>/<generation>.json what the catalog knows of a generation
@@ -57,6 +58,10 @@ impl Layout {
 
     pub(crate) fn job_ids(&self) -> PathBuf {
         self.root.join("job-ids")
+    }
+
+    pub(crate) fn scrub_book(&self) -> PathBuf {
+        self.root.join("scrub")
     }
 
     pub(crate) fn revisions(&self) -> PathBuf {

@@ -52,6 +52,7 @@ mod records;
 mod recovery;
 mod reserve;
 mod restore;
+mod scrub_book;
 mod sealed;
 mod shared;
 mod staging;
@@ -86,5 +87,6 @@ pub use records::{
     JobRecord, JobState, MemberRecord, SettingsChange, TaskRecord, UploadFacts,
 };
 pub use restore::{RestoreOptions, open_backup, restore, verify_backup};
+pub use scrub_book::ScrubBook;
 pub use tensors::{StoredTensor, TensorFile, TensorWriter};
 pub use usage::DiskUsage;

@@ -49,6 +49,7 @@ impl v1::admin_service_server::AdminService for Admin {
         let states = self.board.states();
         status.runtimes = states.values().map(|state| summary(state)).collect();
         status.last_scrub = self.scrubber.last().map(convert::scrubbed);
+        status.scrub = Some(convert::own_scrub(self.scrubber.own.state()));
         Ok(Response::new(caller.may_see(status)))
     }
 
@@ -63,6 +64,20 @@ impl v1::admin_service_server::AdminService for Admin {
         Ok(watch::respond(states, |state| v1::ScrubResponse {
             scrubbed: Some(convert::scrubbed(state)),
         }))
+    }
+
+    async fn set_scrub(
+        &self,
+        request: Request<v1::SetScrubRequest>,
+    ) -> Result<Response<v1::SetScrubResponse>, Status> {
+        let paused = request.into_inner().paused;
+        let own = Arc::clone(&self.scrubber.own);
+        tokio::task::spawn_blocking(move || own.pause(paused))
+            .await
+            .map_err(|_| ServerError::Panicked)?
+            .map_err(ServerError::Read)?;
+        let scrub = Some(convert::own_scrub(self.scrubber.own.state()));
+        Ok(Response::new(v1::SetScrubResponse { scrub }))
     }
 
     type BackupStream = Streaming<v1::BackupResponse>;

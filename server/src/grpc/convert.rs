@@ -25,7 +25,7 @@ use crate::clock::timestamp;
 use crate::error::ServerError;
 use crate::facts::{self, CostFacts, DecisionFacts, saturate};
 use crate::progress::Stage;
-use crate::scrub::{Damage, Scrubbed};
+use crate::scrub::{Damage, OwnState, Scrubbed};
 use crate::serving::{JobView, Resolved, Serving, SlotEvent, SlotView, TaskView, WeightedMember};
 use crate::status_report::{About, StatusReport};
 use crate::uploads::Announced;
@@ -527,6 +527,7 @@ pub(super) fn status(about: &About, report: StatusReport) -> v1::GetStatusRespon
         resident_bytes: report.resident_bytes,
         accepts_writes: report.accepts_writes,
         last_scrub: None,
+        scrub: None,
         state: report.state,
         // Whoever knows the runtimes adds them.
         runtimes: Vec::new(),
@@ -581,6 +582,17 @@ pub(super) fn scrubbed(state: Scrubbed) -> v1::Scrubbed {
         bytes: state.bytes.1,
         damaged: state.damaged.into_iter().map(damage).collect(),
         end_time: state.ended.map(timestamp),
+    }
+}
+
+/// What the daemon's own scrubbing does.
+pub(super) fn own_scrub(state: OwnState) -> v1::ScrubState {
+    v1::ScrubState {
+        paused: state.paused,
+        running: state.running,
+        yielding: state.yielding,
+        progress: state.progress.map(scrubbed),
+        enabled: state.enabled,
     }
 }
 

@@ -421,6 +421,17 @@ impl AdminService for Services {
         Ok(stream(Some([Ok(so_far)].into())))
     }
 
+    async fn set_scrub(
+        &self,
+        request: Request<v1::SetScrubRequest>,
+    ) -> Result<Response<v1::SetScrubResponse>, Status> {
+        let scrub = Some(v1::ScrubState {
+            paused: request.into_inner().paused,
+            ..v1::ScrubState::default()
+        });
+        Ok(Response::new(v1::SetScrubResponse { scrub }))
+    }
+
     type BackupStream = Answers<v1::BackupResponse>;
 
     async fn backup(

@@ -20,19 +20,41 @@ pub(crate) struct Scrub {
     /// At most this fast, as 16MiB a second [default: as fast as the disk is]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     rate: Option<u64>,
+    /// Hold the daemon's own scrubbing until --resume, over restarts too
+    #[arg(long, conflicts_with_all = ["rate", "resume", "status"])]
+    pause: bool,
+    /// Let the daemon's own scrubbing go on
+    #[arg(long, conflicts_with_all = ["rate", "status"])]
+    resume: bool,
+    /// Say what the daemon's own scrubbing does
+    #[arg(long, conflicts_with = "rate")]
+    status: bool,
 }
 
 const EXAMPLES: &str = "\
 EXAMPLES:
   kmerge scrub
   kmerge scrub --rate 16MiB --json | jq '.damaged[]'
+  kmerge scrub --pause
 
 Every generation's tensors and manifest are compared with what was written. If anything is damaged
-the exit code is 1. kmerged does the same by itself now and then: see [scrub] in its configuration.";
+the exit code is 1. kmerged does the same by itself now and then, while nothing is merged or uploaded:
+see [scrub] in its configuration. --pause holds that, but never a scrub that was asked for.";
 
 impl Scrub {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let client = context.client().await?;
+        if self.pause || self.resume || self.status {
+            let own = if self.status {
+                client.get_status().await?.scrub.unwrap_or_default()
+            } else {
+                client.set_scrub(self.pause).await?
+            };
+            context
+                .output
+                .document(&json::message(&own), || own_state(&own))?;
+            return Ok(Exit::Done);
+        }
         let bar = Bar::bytes(&context.output, "reading");
         let scrubbed = client
             .scrub(self.rate.unwrap_or(0), |state| {
@@ -86,6 +108,21 @@ fn view(scrubbed: &v1::Scrubbed) -> String {
     let count = u64::try_from(scrubbed.damaged.len()).unwrap_or(u64::MAX);
     let said = format!("{} damaged", text::count(count, "generation"));
     format!("{read}: {}\n{}", said.red(), table.render())
+}
+
+/// What the daemon's own scrubbing does.
+pub(super) fn own_state(own: &v1::ScrubState) -> String {
+    let far = own.progress.as_ref().map_or_else(String::new, |so_far| {
+        let (done, all) = (so_far.bytes_checked, so_far.bytes);
+        format!(", {} of {}", text::bytes(done), text::bytes(all))
+    });
+    match own {
+        v1::ScrubState { enabled: false, .. } => "off by configuration".to_owned(),
+        v1::ScrubState { paused: true, .. } => "paused; next: kmerge scrub --resume".to_owned(),
+        v1::ScrubState { yielding: true, .. } => format!("waits for merges and uploads{far}"),
+        v1::ScrubState { running: true, .. } => format!("running{far}"),
+        _ => "waiting for its time".to_owned(),
+    }
 }
 
 /// The last scrub, for the status.

@@ -57,6 +57,10 @@ fn view(status: &v1::GetStatusResponse, now: SystemTime) -> String {
                 .as_ref()
                 .map(|last| super::scrub::summary(last, now)),
         )
+        .maybe(
+            "scrubbing",
+            status.scrub.as_ref().map(super::scrub::own_state),
+        )
         .maybe("recovery", status.recovery.as_ref().map(recovery))
         .render()
 }
