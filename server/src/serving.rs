@@ -124,6 +124,10 @@ pub struct Serving {
     doubts: Doubts,
 }
 
+/// How often a call looks again at what is current, when that has gone under it: jobs may follow each
+/// other faster than a task's adapter is made, and grace may be zero.
+const LOOKS: u32 = 4;
+
 impl Serving {
     /// Answers from `view`, `reader`, `progress` and `served`; `doubts` deals with damage.
     pub fn new(
@@ -415,19 +419,20 @@ impl Serving {
         base_model: &BaseModelName,
         task: &TaskName,
     ) -> Result<Resolved, ServerError> {
-        let resolved = self.try_resolve(base_model, task);
-        match resolved {
-            // It is read once more, and given up if it is damaged: then there may be another.
-            Err(error) if Doubts::is_reason(&error) => {
-                self.look_into(base_model, &ExportOf::Task(task.clone()), None)?;
-                self.try_resolve(base_model, task)
+        let mut resolved = self.try_resolve(base_model, task);
+        for _ in 0..LOOKS {
+            match &resolved {
+                // It is read once more, and given up if it is damaged: then there may be another.
+                Err(error) if Doubts::is_reason(error) => {
+                    self.look_into(base_model, &ExportOf::Task(task.clone()), None)?;
+                }
+                // The generation that was current a moment ago may have gone.
+                Err(ServerError::Read(_) | ServerError::Export(_)) => {}
+                Ok(_) | Err(_) => break,
             }
-            // The generation that was current a moment ago may have gone.
-            Err(ServerError::Read(_) | ServerError::Export(_)) => {
-                self.try_resolve(base_model, task)
-            }
-            resolved => resolved,
+            resolved = self.try_resolve(base_model, task);
         }
+        resolved
     }
 
     /// Whether [`Serving::resolve`] answers from memory: nothing has to be made.

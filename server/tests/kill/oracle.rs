@@ -84,6 +84,8 @@ impl Oracle {
         match answer {
             Ok(answer) => Some(answer),
             Err(error) if error.is_transient() => None,
+            // Superseded generations have no grace here, so one may go while it is asked for.
+            Err(Error::NotFound(refusal)) if refusal.reason == "GENERATION_REMOVED" => None,
             Err(Error::Refused(_)) if self.may_refuse.load(Ordering::SeqCst) => None,
             Err(error) => panic!("{error}: {error:?}"),
         }
