@@ -15,7 +15,7 @@
 //! | `name=torn@N` | a write writes some whole sectors, and then SIGKILL |
 //! | `name=panic@N` | the thread panics, once |
 //! | `name=sleep@N:millis` | this hit and all later ones take that long |
-//! | `*=list@1` | nothing; [`operations`] tells what the operations were |
+//! | `*=list@1` | nothing; `operations` tells what the operations were |
 
 use std::io;
 
