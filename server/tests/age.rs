@@ -19,7 +19,7 @@ use std::time::Instant;
 use flat::{Run, SAMPLES, Sample};
 use kmerge_client::{Client, Fetch, v1};
 use support::adapters::small;
-use support::calls::{ended, policy, register, upload};
+use support::calls::{ended, policy, progressive, register, upload};
 use support::{BASE, Daemon, Setup};
 
 /// The base model whose slots keep their members apart. [`BASE`] has averages.
@@ -85,12 +85,7 @@ async fn a_daemon_that_merges_for_long_stays_as_it_is() {
         .await;
     let mut client = daemon.client().await;
     register(&client, BASE, policy(2)).await;
-    let packed = v1::MergePolicy {
-        operator: v1::Operator::Progressive.into(),
-        assignment: v1::AssignmentRule::Roomiest.into(),
-        slot_bytes: Some(64 << 10),
-        ..policy(2)
-    };
+    let packed = progressive(2, 64 << 10);
     register(&client, PACKED, packed).await;
     let mut run = Run::default();
     let mut kept = VecDeque::new();

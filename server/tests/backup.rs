@@ -18,7 +18,7 @@ use std::process::{Command, Output};
 
 use kmerge_client::{Client, Fetch, Upload, retry::Policy, v1};
 use support::adapters::small;
-use support::calls::{ended, merge, policy, refusal, register};
+use support::calls::{ended, merge, policy, progressive, refusal, register};
 use support::command::{Cli, kmerge, run};
 use support::{BASE, Daemon, Setup, eventually, files_below};
 use tonic::Code;
@@ -109,13 +109,8 @@ async fn everything_comes_back_on_an_empty_device() {
         .await;
     let client = daemon.client().await;
     register(&client, BASE, policy(2)).await;
-    let progressive = v1::MergePolicy {
-        operator: v1::Operator::Progressive.into(),
-        assignment: v1::AssignmentRule::Roomiest.into(),
-        slot_bytes: Some(12_000),
-        ..policy(1)
-    };
-    register(&client, "packed", progressive).await;
+    let packed = progressive(1, 12_000);
+    register(&client, "packed", packed).await;
     register(&client, "queue", policy(1)).await;
     for (task, seed) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
         ended(&client, send(&client, task, seed).await.id).await;
@@ -194,13 +189,8 @@ async fn backups_during_work_are_of_one_moment_each() {
         .await;
     let client = daemon.client().await;
     register(&client, BASE, policy(2)).await;
-    let progressive = v1::MergePolicy {
-        operator: v1::Operator::Progressive.into(),
-        assignment: v1::AssignmentRule::Roomiest.into(),
-        slot_bytes: Some(1 << 20),
-        ..policy(2)
-    };
-    register(&client, "packed", progressive).await;
+    let packed = progressive(2, 1 << 20);
+    register(&client, "packed", packed).await;
     merge(&client, "first", &small(2, 99).adapter()).await;
     let worker = {
         let client = daemon.client().await;

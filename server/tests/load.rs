@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use flat::Sample;
 use kmerge_client::{Client, Error, Fetch, v1};
 use support::adapters::small;
-use support::calls::{ended, policy, refusal, register, upload};
+use support::calls::{ended, policy, progressive, refusal, register, upload};
 use support::{BASE, Daemon, Setup, eventually};
 use tonic::Code;
 
@@ -210,12 +210,7 @@ async fn many_clients_meet_no_error_but_to_come_again() {
         .await;
     let client = daemon.client().await;
     register(&client, BASE, policy(2)).await;
-    let packed = v1::MergePolicy {
-        operator: v1::Operator::Progressive.into(),
-        assignment: v1::AssignmentRule::Roomiest.into(),
-        slot_bytes: Some(64 << 10),
-        ..policy(2)
-    };
+    let packed = progressive(2, 64 << 10);
     register(&client, PACKED, packed).await;
     for base in [BASE, PACKED] {
         let upload = kmerge_client::Upload {

@@ -22,22 +22,13 @@ mod support;
 use kmerge_client::upkeep::Maintained;
 use kmerge_client::{Client, Error, v1};
 use support::adapters::{Files, demo_directory};
-use support::calls::{ended, merge, policy};
+use support::calls::{ended, merge, progressive};
 use support::{BASE, Daemon, Setup};
 
 /// Superseded generations stay, so that slots can go back to them.
 const LONG: &str = "[serving]\ngrace_seconds = 3600";
 /// They go at once.
 const NONE: &str = "[serving]\ngrace_seconds = 0\ncache_seconds = 0";
-
-fn progressive(slots: u32, slot_bytes: u64) -> v1::MergePolicy {
-    v1::MergePolicy {
-        operator: v1::Operator::Progressive.into(),
-        assignment: v1::AssignmentRule::Roomiest.into(),
-        slot_bytes: Some(slot_bytes),
-        ..policy(slots)
-    }
-}
 
 /// A daemon with the demo's base model.
 async fn started(config: &str, policy: v1::MergePolicy) -> (Daemon, Client) {

@@ -4,7 +4,7 @@ use kmerge_client::{Adapter, Client, v1};
 
 use crate::oracle::Oracle;
 use crate::support::adapters::{Files, Tensors, small};
-use crate::support::calls::policy;
+use crate::support::calls::{policy, progressive};
 
 /// An adapter whose merge into an F16 slot must fail.
 fn huge(seed: u64) -> Adapter {
@@ -46,12 +46,7 @@ const SLOT_BYTES: [u64; 2] = [400_000, 300_000];
 /// What clients do with slots that keep their members apart: arrivals, another size, and tasks that
 /// leave while others come.
 async fn changes(oracle: &Oracle, client: &Client, round: u64) -> Option<()> {
-    let apart = v1::MergePolicy {
-        operator: v1::Operator::Progressive.into(),
-        assignment: v1::AssignmentRule::Roomiest.into(),
-        slot_bytes: Some(SLOT_BYTES[0]),
-        ..policy(2)
-    };
+    let apart = progressive(2, SLOT_BYTES[0]);
     oracle.register_with(client, APART, apart).await?;
     let arrive = async |number: u64| {
         let seed = round * 100 + number;

@@ -24,6 +24,16 @@ pub(crate) fn policy(slots: u32) -> v1::MergePolicy {
     }
 }
 
+/// A policy of K slots that keep their members apart in so many bytes each.
+pub(crate) fn progressive(slots: u32, slot_bytes: u64) -> v1::MergePolicy {
+    v1::MergePolicy {
+        operator: v1::Operator::Progressive.into(),
+        assignment: v1::AssignmentRule::Roomiest.into(),
+        slot_bytes: Some(slot_bytes),
+        ..policy(slots)
+    }
+}
+
 /// Registers the goldens' tiny base model under `name`.
 pub(crate) async fn register(client: &Client, name: &str, policy: v1::MergePolicy) {
     let request = v1::RegisterBaseModelRequest {
